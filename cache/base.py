@@ -1,0 +1,67 @@
+"""The border between the service and a store: what every cache promises.
+
+A cache knows timelines (ids, times, feedback) and, per fingerprint, rows of a layout it does
+not understand: one row per event, usable only for the event whose hash it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cache.snapshot import Change, Snapshot
+from cache.timeline import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What one fingerprint keeps of a user: a row per event, for the newest `reach` events.
+
+    A row may depend on its own event's item and time and on every event before it, never on
+    its own feedback or on anything later.
+    """
+
+    fingerprint: str
+    row: np.dtype[Any]
+    reach: int
+
+
+class Cache(Protocol):
+    """Timelines and rows of many users, in one store."""
+
+    async def fetch(
+        self,
+        user_id: str,
+        *,
+        limit: int,
+        upto: int | None = None,
+        layout: Layout | None = None,
+        around: Sequence[Event] = (),
+    ) -> Snapshot:
+        """Reads the newest `limit` events with timestamp <= `upto`, and their rows: one round trip.
+
+        With `around` (events about to be merged) it also reads what the merge will touch, and
+        `upto` must be None. Raises `CacheUnavailable`.
+        """
+        ...
+
+    async def append(self, change: Change) -> int:
+        """Stores a merged snapshot in one atomic step; returns the user's new version.
+
+        Raises `StaleVersion` if the user was written since the snapshot was read, and
+        `CacheUnavailable`; nothing is stored then.
+        """
+        ...
+
+    async def forget(self, user_id: str) -> None:
+        """Removes every trace of the user, under every fingerprint. Raises `CacheUnavailable`."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns if the store answers; raises `CacheUnavailable`."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,219 @@
+"""The folder that training hands to serving: written atomically, verified at load. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from models.spec import Spec, SpecError
+
+FORMAT = 1
+OPSET = 23
+MANIFEST = "manifest.json"
+REQUIRED_FILES = (
+    "rank.onnx",
+    "append.onnx",
+    "encode.onnx",
+    "weights.safetensors",
+    "items.parquet",
+    "example.npz",
+)
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served; the message says what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a graph: its dtype, and its axes by name or fixed size."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    file: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+class Vocabulary:
+    """Item ids to embedding rows; an unknown id falls on one of the shared, trained rows."""
+
+    def __init__(self, ids: list[str], names: list[str | None], fallback_rows: int) -> None:
+        self.ids = ids
+        self.names = names
+        self.fallback_rows = fallback_rows
+        self._rows: dict[str, int] = {item_id: row for row, item_id in enumerate(ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._rows
+
+    def row(self, item_id: str) -> int:
+        known = self._rows.get(item_id)
+        if known is not None:
+            return known
+        digest = xxhash.xxh3_64_intdigest(item_id.encode())
+        return len(self.ids) + digest % self.fallback_rows
+
+    def rows(self, item_ids: list[str] | tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Embedding rows of `item_ids`: int64, (items,)."""
+        known = self._rows.get
+        found = [known(item_id, -1) for item_id in item_ids]
+        rows = np.array(found, dtype=np.int64)
+        for missing in np.flatnonzero(rows < 0):
+            rows[missing] = self.row(item_ids[missing])
+        return rows
+
+    def name(self, item_id: str) -> str | None:
+        row = self._rows.get(item_id)
+        return None if row is None else self.names[row]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. `manifest` is the parsed file; the rest is what serving needs of it."""
+
+    path: Path
+    name: str
+    version: str
+    fingerprint: str
+    spec: Spec
+    graphs: Mapping[str, Graph]
+    vocabulary: Vocabulary
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def example(self) -> dict[str, np.ndarray[Any, Any]]:
+        """One valid feed of `rank.onnx`, as training wrote it."""
+        with np.load(self.path / "example.npz", allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Reads and verifies a bundle; `BundleError` says what does not fit."""
+    manifest_file = path / MANIFEST
+    if not manifest_file.is_file():
+        raise BundleError(f"no bundle at {path}; `marmot train --out {path}` makes one")
+    try:
+        manifest = json.loads(manifest_file.read_bytes())
+        if not isinstance(manifest, dict):
+            raise TypeError("it is not an object")
+        return _verified(path, manifest)
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        detail = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{path}: the bundle cannot be read: {detail}") from error
+
+
+def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
+    if manifest["format"] != FORMAT:
+        raise BundleError(f"{path}: bundle format {manifest['format']}, this Marmot reads {FORMAT}")
+    if manifest["opset"] != OPSET:
+        raise BundleError(f"{path}: opset {manifest['opset']}, this Marmot runs {OPSET}")
+    files: dict[str, str] = manifest["files"]
+    for name in (*REQUIRED_FILES, *files):
+        if name not in files:
+            raise BundleError(f"{path}: the manifest has no checksum for {name}")
+        if Path(name).name != name:
+            raise BundleError(f"{path}: {name!r} is not a file name of this bundle")
+        if not (path / name).is_file():
+            raise BundleError(f"{path}: {name} is missing")
+    for name, expected in files.items():
+        if (found := sha256_of(path / name)) != expected:
+            raise BundleError(
+                f"{path}: {name} has sha256 {found[:12]}…, the manifest says {expected[:12]}…"
+            )
+    try:
+        spec = Spec.from_dict(manifest["spec"])
+    except SpecError as error:
+        raise BundleError(f"{path}: {error}") from error
+    fingerprint = manifest["fingerprint"]
+    if not (isinstance(fingerprint, str) and len(fingerprint) >= 16):
+        raise BundleError(f"{path}: the fingerprint {fingerprint!r} is too short")
+    items = pq.read_table(path / "items.parquet")
+    vocabulary = Vocabulary(
+        items["item_id"].to_pylist(), items["name"].to_pylist(), spec.fallback_rows
+    )
+    return Bundle(
+        path=path,
+        name=str(manifest["name"]),
+        version=str(manifest["version"]),
+        fingerprint=fingerprint,
+        spec=spec,
+        graphs={name: _graph(entry) for name, entry in manifest["graphs"].items()},
+        vocabulary=vocabulary,
+        manifest=manifest,
+    )
+
+
+def _graph(entry: dict[str, Any]) -> Graph:
+    def ports(values: list[dict[str, Any]]) -> tuple[Port, ...]:
+        return tuple(Port(v["name"], v["dtype"], tuple(v["axes"])) for v in values)
+
+    return Graph(entry["file"], ports(entry["inputs"]), ports(entry["outputs"]))
+
+
+def write_bundle(
+    path: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None]
+) -> None:
+    """Lets `fill` write the files, adds the manifest with their checksums, and renames into place.
+
+    A bundle that was at `path` is replaced; a half-written one is never found there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        fill(draft)
+        files = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
+        text = json.dumps({"format": FORMAT, "opset": OPSET, **manifest, "files": files}, indent=2)
+        (draft / MANIFEST).write_text(text + "\n")
+        draft.chmod(0o755)
+        for file in draft.iterdir():
+            file.chmod(0o644)
+        _swap(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(draft, path)
+        return
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} exists and is no bundle; it is left as it is")
+    # A folder cannot replace a folder that is not empty: the old one steps aside first.
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    os.rename(path, aside / path.name)
+    os.rename(draft, path)
+    shutil.rmtree(aside)
+
+
+def write_items(path: Path, ids: list[str], names: list[str | None]) -> None:
+    """Writes the vocabulary: row i is item i, with its name where one is known."""
+    table = pa.table({"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())})
+    pq.write_table(table, path)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

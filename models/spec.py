@@ -1,0 +1,112 @@
+"""The shape of a model, in plain values: what training decides and serving must know."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+CACHE_DTYPES = ("float32", "float16", "int8")
+FAMILIES = ("marm",)
+
+#: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
+#: Integers, because a logarithm rounds differently in every runtime at powers of two.
+TIME_GAP_EDGES_S: tuple[int, ...] = (0, *(2**power for power in range(31)))
+
+
+class SpecError(ValueError):
+    """A spec that no model can be built from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The shape of one model.
+
+    `depth` counts target-attention layers, `window` the events each of them sees, `width`
+    the numbers in one vector, and `heads` divides `width`. `tasks` names the heads in order;
+    the first one ranks. A record holds `depth - 1` vectors: depth 0 is a table look-up and
+    nothing attends to the last layer's output.
+    """
+
+    family: str = "marm"
+    depth: int = 4
+    window: int = 100
+    width: int = 64
+    heads: int = 4
+    tasks: tuple[str, ...] = ("like",)
+    time_gap: bool = True
+    embedding: str = "full"
+    cache_dtype: str = "float32"
+    fallback_rows: int = 16
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise SpecError(f"family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
+        if self.cache_dtype not in CACHE_DTYPES:
+            known = ", ".join(CACHE_DTYPES)
+            raise SpecError(f"cache dtype must be one of {known}, not {self.cache_dtype!r}")
+        if self.embedding != "full":
+            raise SpecError(f"embedding must be full, not {self.embedding!r}")
+        for name, least, most in (
+            ("depth", 1, 32),
+            ("window", 1, 10_000),
+            ("width", 1, 4_096),
+            ("heads", 1, 256),
+            ("fallback_rows", 1, 1_000_000),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise SpecError(f"{name} must be between {least} and {most}, not {value}")
+        if self.width % self.heads:
+            raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise SpecError("tasks must be one or more different names")
+
+    @property
+    def cached_depths(self) -> int:
+        return self.depth - 1
+
+    @property
+    def receptive_field(self) -> int:
+        """Newest events that can move a score: `window` more for every layer."""
+        return self.depth * self.window
+
+    @property
+    def reach(self) -> int:
+        """Newest events whose records are worth keeping.
+
+        A request reads one window. The second one lets late feedback and late events be
+        recomputed from cached records instead of from the whole receptive field.
+        """
+        return 2 * self.window
+
+    @property
+    def least_keep(self) -> int:
+        """Events a store must keep per user so that every record can be rebuilt exactly."""
+        return self.receptive_field + self.window
+
+    @property
+    def row(self) -> np.dtype[np.void]:
+        """One record as the cache holds it, a structured dtype; its fields are graph inputs."""
+        if not self.cached_depths:
+            return np.dtype([])
+        vectors = (self.cached_depths, self.width)
+        if self.cache_dtype == "int8":
+            fields: list[Any] = [("records", "i1", vectors), ("scales", "<f2", vectors[:1])]
+            return np.dtype(fields)
+        code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
+        return np.dtype([("records", code, vectors)])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The spec that a manifest describes; an unknown or missing field is a `SpecError`."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
+            raise SpecError(f"spec fields do not fit this version of Marmot: {odd}")
+        return cls(**{**values, "tasks": tuple(values["tasks"])})
