@@ -7,26 +7,13 @@ not understand: one row per event, usable only for the event whose hash it carri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
+from cache.layout import Layout
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What one fingerprint keeps of a user: a row per event, for the newest `reach` events.
-
-    A row may depend on its own event's item and time and on every event before it, never on
-    its own feedback or on anything later.
-    """
-
-    fingerprint: str
-    row: np.dtype[Any]
-    reach: int
+__all__ = ["Cache", "Layout"]
 
 
 class Cache(Protocol):

@@ -1,0 +1,35 @@
+"""A timeline is stored in chunks, so that an append touches one and a fetch reads few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache.timeline import Timeline
+
+CHUNK_EVENTS = 32
+"""Appends fill the last chunk up to this; late events may grow another to twice as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive events, addressed by the order key of the first."""
+
+    bound: bytes
+    timeline: Timeline
+
+    def __len__(self) -> int:
+        return len(self.timeline)
+
+
+def pieces(timeline: Timeline, *, is_last: bool) -> list[Chunk]:
+    """Cuts a grown chunk; the last one is cut full, so that appends never move a bound."""
+    count = len(timeline)
+    if is_last:
+        cuts = [*range(0, count, CHUNK_EVENTS), count]
+    elif count <= 2 * CHUNK_EVENTS:
+        cuts = [0, count]
+    else:
+        parts = round(count / CHUNK_EVENTS)
+        cuts = [count * part // parts for part in range(parts + 1)]
+    spans = [timeline[low:high] for low, high in zip(cuts, cuts[1:], strict=False) if low < high]
+    return [Chunk(span.key(0), span) for span in spans]

@@ -1,0 +1,91 @@
+"""How events enter a timeline: pure, the same for every store.
+
+A timeline is a function of what was sent. Merging one event after another and trimming to the
+newest `keep` after each gives the same set in any order and any batches, because an event that
+once was too old can only become older.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cache.chunk import Chunk
+from cache.page import Page
+from cache.timeline import Event
+
+Status = Literal["appended", "inserted", "updated", "duplicate", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A timeline's chunks after merging, and what that did to the ones that were read."""
+
+    statuses: tuple[Status, ...]
+    tail: tuple[Chunk, ...]  # oldest first, up to the end of the timeline
+    put: tuple[Chunk, ...]
+    drop: tuple[bytes, ...]  # bounds
+    count: int  # events of the whole timeline
+    has_trimmed: bool
+    cut: int  # events trimmed from the front of the tail that was read
+    spoiled: tuple[bytes, bool] | None  # first key whose row (False) or next row (True) is untrue
+    is_late: bool  # something other than the end changed: rows of others are untrue too
+
+
+def merge(
+    elsewhere: Sequence[Chunk], tail: Sequence[Chunk], events: Sequence[Event], *,
+    count: int, keep: int,
+) -> Merged:
+    """Merges events into the chunks they fall into; the caller has read all those.
+
+    `tail` runs to the end of the timeline; `elsewhere` is older and need not be contiguous, but
+    begins with the first chunk of all when the timeline may grow beyond `keep`.
+    """
+    stored = [*elsewhere, *tail]
+    pages = [Page(chunk) for chunk in stored] or [Page(None)]
+    bounds = [page.bound for page in pages]
+    end = pages[-1].last_key
+    statuses: list[Status] = []
+    changes: list[tuple[bytes, bool]] = []
+    front = 0  # the oldest page that is not empty
+    for event in events:
+        key = event.key
+        at = max(bisect_right(bounds, key) - 1, front)
+        page = pages[at]
+        known = page.find(key)
+        if known is not None:
+            changed = page.update(known, event)
+            statuses.append("updated" if changed else "duplicate")
+            if changed:
+                changes.append((key, True))
+            continue
+        if count >= keep and key < pages[front].first_key:
+            statuses.append("expired")
+            continue
+        is_end = key > pages[-1].last_key
+        page.insert(key, event)
+        changes.append((key, False))
+        statuses.append("appended" if is_end else "inserted")
+        count += 1
+        if count > keep:
+            pages[front].trim()
+            count -= 1
+            while not len(pages[front]):
+                front += 1
+    closed = [page.close(is_last=page is pages[-1]) for page in pages]
+    before = {chunk.bound: chunk for chunk in stored}
+    after = {chunk.bound: chunk for chunks in closed for chunk in chunks}
+    spoiled = min(changes, default=None)
+    return Merged(
+        statuses=tuple(statuses),
+        tail=tuple(chunk for chunks in closed[len(elsewhere) :] for chunk in chunks),
+        put=tuple(chunk for bound, chunk in after.items() if before.get(bound) is not chunk),
+        drop=tuple(bound for bound in before if bound not in after),
+        count=count,
+        has_trimmed=any(page.trimmed for page in pages),
+        cut=sum(page.trimmed for page in pages[len(elsewhere) :]),
+        spoiled=spoiled,
+        is_late=spoiled is not None and spoiled[0] < end,
+    )
