@@ -66,14 +66,18 @@ class DataError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rating:
+    """One to five stars at a second since 1970."""
+
     user: int
     item: int
     rating: int
     timestamp: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Item:
+    """A film; the year is missing for one of them."""
+
     item: int
     name: str
     year: int | None
@@ -90,6 +94,8 @@ class MovieLens:
 
 @dataclass(frozen=True, slots=True)
 class Files:
+    """What was written, and whom it came from."""
+
     events: Path
     items: Path
     source: str
@@ -119,6 +125,7 @@ def fetch_ml_100k(out: Path, progress: Progress = lambda what, done, total: None
 
 
 def checksum(ratings: Iterable[Rating]) -> str:
+    """The same whatever the order and the source of the ratings."""
     rows = (f"{row.user}\t{row.item}\t{row.rating}\t{row.timestamp}\n" for row in sorted(ratings))
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
@@ -237,7 +244,7 @@ def _events_table(data: MovieLens) -> pa.Table:
 
 
 def _items_table(data: MovieLens) -> pa.Table:
-    rows = sorted(data.items)
+    rows = sorted(data.items, key=lambda row: row.item)
     return pa.table(
         {
             "item_id": pa.array([str(row.item) for row in rows], pa.string()),
