@@ -30,7 +30,8 @@ class Stored:
     rows: Rows
     valid: Mask
     useless: tuple[bytes, ...] = ()  # bounds of row chunks that expired
-    is_end: bool = True  # the tail runs to the end of the timeline
+    newer: int = 0  # events behind the tail, as far as they matter
+    around: int = 0  # how many events this was read for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,13 @@ class Snapshot:
         """Merges events (none: rows only) into the timeline; stores nothing."""
         stored = self.stored
         if not events:
-            return Change(self, (), self.timeline, self.rows, self.valid, len(self.timeline))
-        if not stored.is_end:
-            raise RuntimeError("This is a bug: events are merged into the end of a timeline.")
-        if stored.head and len(stored.timeline) < stored.head.count:
-            self._check_reach(events)
+            whole = Whole(stored.rows, stored.valid, self.skipped)
+            return Change(
+                self, (), self.timeline, self.rows, self.valid, len(self.timeline), None, whole
+            )
+        has_all = not stored.head or len(stored.timeline) == stored.head.count
+        if stored.newer or not (has_all or len(events) <= stored.around):
+            raise RuntimeError("This is a bug: fetch with around=events before merging them.")
         merged = merge(
             stored.elsewhere,
             stored.tail,
@@ -74,47 +77,37 @@ class Snapshot:
             count=stored.head.count if stored.head else 0,
             keep=self.keep,
         )
-        whole = Timeline.concat([chunk.timeline for chunk in merged.tail])
-        true = _still_true(merged, whole, len(stored.timeline))
-        skipped = self._skipped_after(merged, whole)
+        tail = Timeline.concat([chunk.timeline for chunk in merged.tail])
+        true = _still_true(merged, tail, len(stored.timeline))
+        skipped = self._skipped_after(tail)
+        whole = _moved(stored, merged.cut, true, len(tail), skipped)
         return Change(
             self,
             merged.statuses,
-            whole[skipped : len(whole)],
-            *self._moved(merged.cut, skipped, true, len(whole)),
+            tail[skipped : len(tail)],
+            whole.rows[skipped:],
+            whole.valid[skipped:],
             max(true - skipped, 0),
             merged,
             whole,
         )
 
-    def _check_reach(self, events: Sequence[Event]) -> None:
-        read = [*self.stored.elsewhere, *self.stored.tail]
-        if min(event.key for event in events) < read[0].bound and self._is_partial:
-            raise RuntimeError("This is a bug: fetch with around=events before merging them.")
-
-    @property
-    def _is_partial(self) -> bool:
-        return not self.complete and not self.stored.elsewhere
-
-    def _skipped_after(self, merged: Merged, whole: Timeline) -> int:
+    def _skipped_after(self, tail: Timeline) -> int:
         """The tail after merging starts where `timeline` started, or at the first event of all."""
         if self.complete:
             return 0
         if not len(self.timeline):
             return len(self.stored.timeline)
-        return whole.before(self.timeline.key(0))
+        return tail.before(self.timeline.key(0))
 
-    def _moved(self, cut: int, skipped: int, true: int, count: int) -> tuple[Rows, Mask]:
-        """The rows that stay true, at their new places."""
-        stored = self.stored
-        rows = np.zeros(count - skipped, stored.rows.dtype)
-        valid = np.zeros(count - skipped, np.bool_)
-        if true > skipped:
-            rows[: true - skipped] = stored.rows[cut + skipped : cut + true]
-            valid[: true - skipped] = stored.valid[cut + skipped : cut + true]
-        if not stored.rows.dtype.itemsize:
-            valid[:] = True
-        return frozen(rows), frozen(valid)
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The rows that stay true along all events of the merged tail, `timeline` being a part."""
+
+    rows: Rows
+    valid: Mask
+    skipped: int  # events before `timeline`
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +123,8 @@ class Change:
     valid: Mask
     changed: int
     """The first row of `timeline` that the merge made untrue or that is new."""
-    merged: Merged | None = field(default=None, repr=False)
-    whole: Timeline = field(default_factory=Timeline.empty, repr=False)
-    """All events of the merged tail's chunks; `timeline` is the end of it."""
+    merged: Merged | None = field(repr=False)
+    whole: Whole = field(repr=False)
     has_rows: bool = False
 
     @property
@@ -160,10 +152,32 @@ class Change:
         return replace(self, rows=rows, valid=valid, has_rows=bool(rows.dtype.itemsize))
 
 
-def _still_true(merged: Merged, whole: Timeline, before: int) -> int:
+    def whole_rows(self) -> tuple[Rows, Mask, Mask]:
+        """Rows and marks along the whole tail, and which of them are not stored yet."""
+        whole = self.whole
+        start, stop = whole.skipped, whole.skipped + len(self.timeline)
+        if not self.has_rows:
+            return whole.rows, whole.valid, np.zeros(len(whole.valid), np.bool_)
+        rows, valid = whole.rows.copy(), whole.valid.copy()
+        rows[start:stop], valid[start:stop] = self.rows, self.valid
+        return rows, valid, valid & ~whole.valid
+
+
+def _still_true(merged: Merged, tail: Timeline, before: int) -> int:
     """How many rows at the front of the tail the merge left true."""
     if merged.spoiled is None:
         return before - merged.cut
     key, is_own_row_true = merged.spoiled
-    at = whole.before(key)
-    return at + 1 if is_own_row_true and at < len(whole) and whole.key(at) == key else at
+    at = tail.before(key)
+    return at + 1 if is_own_row_true and at < len(tail) and tail.key(at) == key else at
+
+
+def _moved(stored: Stored, cut: int, true: int, count: int, skipped: int) -> Whole:
+    """The rows that stay true, at their new places."""
+    rows = np.zeros(count, stored.rows.dtype)
+    valid = np.zeros(count, np.bool_)
+    rows[:true] = stored.rows[cut : cut + true]
+    valid[:true] = stored.valid[cut : cut + true]
+    if not stored.rows.dtype.itemsize:
+        valid[:] = True
+    return Whole(frozen(rows), frozen(valid), skipped)

@@ -1,0 +1,208 @@
+"""Bytes of every value in a store. No pickle, no guessing: what does not fit raises `CodecError`.
+
+All numbers are little-endian. Every value begins alike, so that scripts can count without decoding:
+
+    0  magic (2 bytes), format (1), zero (1)
+    4  count of events (u32)
+    8  checksum (u64): xxh3_64 of all from byte 16 on, seeded with bytes 0 to 7
+    16 the rest, which ends with the owner's id, so that no value is believed in a foreign place
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from cache.chunk import Chunk
+from cache.head import Head
+from cache.layout import Layout
+from cache.timeline import FeedbackColumn, Timeline
+
+FORMAT = 1
+
+_START = Struct("<2sBBIQ")  # magic, format, zero, count, checksum
+_CHUNK = Struct("<HHII")  # bytes of the owner, feedback names, bytes of the names, bytes of the ids
+_ROWS = Struct("<QddHHI")  # epoch, written at, expires at, bytes of owner, fingerprint, row type
+_HEAD = Struct("<QdHHB3x")  # epoch, expires at, bytes of owner, fingerprints, trimmed
+_CHUNK_BODY = _START.size + _CHUNK.size
+_ROWS_BODY = _START.size + _ROWS.size
+_HEAD_BODY = _START.size + _HEAD.size
+
+
+class CodecError(Exception):
+    """Bytes that are not what their place says. Never leaves the cache."""
+
+
+class RowChunk(NamedTuple):
+    """The rows of one chunk of events."""
+
+    hashes: bytes  # u32 per event, 0 = no row
+    rows: memoryview
+    written_at_s: float
+    expires_at_s: float
+    epoch: int
+
+
+def encode_chunk(owner: bytes, timeline: Timeline) -> bytes:
+    names = "\0".join(timeline.feedback).encode()
+    item_ids = "\0".join(timeline.item_ids).encode()
+    columns = timeline.feedback.values()
+    return _sealed(
+        b"mT",
+        len(timeline),
+        _CHUNK.pack(len(owner), len(timeline.feedback), len(names), len(item_ids)),
+        timeline.timestamps.tobytes(),
+        *(column.timestamps.tobytes() for column in columns),
+        timeline.hashes.tobytes(),
+        *(column.values.tobytes() for column in columns),
+        names,
+        item_ids,
+        owner,
+    )
+
+
+def decode_chunk(owner: bytes, bound: bytes, value: bytes) -> Chunk:
+    count = _unsealed(b"mT", _CHUNK_BODY, value)
+    owner_size, tasks, names_size, ids_size = _CHUNK.unpack_from(value, _START.size)
+    numbers = _CHUNK_BODY
+    small = numbers + 8 * count * (1 + tasks)
+    text = small + 4 * count + count * tasks
+    ids = text + names_size
+    if len(value) != ids + ids_size + owner_size or value[ids + ids_size :] != owner:
+        raise CodecError("a timeline chunk of another user or size")
+    longs = np.frombuffer(value, np.int64, count * (1 + tasks), numbers)
+    hashes = np.frombuffer(value, np.uint32, count, small)
+    item_ids = tuple(value[ids : ids + ids_size].decode().split("\0"))
+    feedback: dict[str, FeedbackColumn] = {}
+    if tasks:
+        marks = np.frombuffer(value, np.int8, count * tasks, small + 4 * count)
+        for at, name in enumerate(value[text:ids].decode().split("\0")):
+            feedback[name] = FeedbackColumn(
+                marks[at * count : (at + 1) * count], longs[(at + 1) * count : (at + 2) * count]
+            )
+    chunk = Chunk(bound, Timeline(item_ids, longs[:count], hashes, feedback))
+    if not count or len(item_ids) != count or chunk.timeline.key(0) != bound:
+        raise CodecError("a timeline chunk in a foreign place")
+    return chunk
+
+
+def encode_rows(
+    owner: bytes,
+    layout: Layout,
+    hashes: npt.NDArray[np.uint32],
+    rows: npt.NDArray[Any],
+    *,
+    epoch: int,
+    written_at_s: float,
+    expires_at_s: float,
+) -> bytes:
+    fingerprint, row_type = _names(layout.fingerprint, layout.row)
+    sizes = len(owner), len(fingerprint), len(row_type)
+    return _sealed(
+        b"mR",
+        len(rows),
+        _ROWS.pack(epoch, written_at_s, expires_at_s, *sizes),
+        hashes.tobytes(),
+        rows.tobytes(),
+        fingerprint,
+        row_type,
+        owner,
+    )
+
+
+def rows_decoder(owner: bytes, layout: Layout) -> Callable[[bytes], RowChunk]:
+    """Decodes rows of one user and layout; anybody else's raise `CodecError`."""
+    fingerprint, row_type = _names(layout.fingerprint, layout.row)
+    end = fingerprint + row_type + owner
+    sizes = (len(owner), len(fingerprint), len(row_type))
+    size = layout.row.itemsize
+
+    def decode(value: bytes) -> RowChunk:
+        count = _unsealed(b"mR", _ROWS_BODY, value)
+        epoch, written_at_s, expires_at_s, *found = _ROWS.unpack_from(value, _START.size)
+        rows = _ROWS_BODY + 4 * count
+        stop = rows + size * count
+        if len(value) != stop + len(end) or tuple(found) != sizes or value[stop:] != end:
+            raise CodecError("rows of another user, fingerprint or type")
+        view = memoryview(value)[rows:stop]
+        return RowChunk(value[_ROWS_BODY:rows], view, written_at_s, expires_at_s, epoch)
+
+    return decode
+
+
+def rows_expiry(value: bytes) -> float:
+    """When a rows value of anybody expires (unix time); broken ones have expired."""
+    try:
+        _unsealed(b"mR", _ROWS_BODY, value)
+    except CodecError:
+        return 0.0
+    return float(_ROWS.unpack_from(value, _START.size)[2])
+
+
+def encode_head(owner: bytes, head: Head) -> bytes:
+    fingerprints = "".join(head.fingerprints).encode()
+    numbers = (head.epoch, head.expires_at_s, len(owner), len(head.fingerprints), head.trimmed)
+    return _sealed(b"mH", head.count, _HEAD.pack(*numbers), fingerprints, owner)
+
+
+def decode_head(owner: bytes, value: bytes) -> Head:
+    count = _unsealed(b"mH", _HEAD_BODY, value)
+    epoch, expires_at_s, size, fingerprints, trimmed = _HEAD.unpack_from(value, _START.size)
+    text = _HEAD_BODY
+    stop = text + 8 * fingerprints
+    if len(value) != stop + size or value[stop:] != owner:
+        raise CodecError("a head of another user or size")
+    names = value[text:stop].decode()
+    return Head(
+        count,
+        epoch,
+        bool(trimmed),
+        expires_at_s,
+        tuple(names[at : at + 8] for at in range(0, len(names), 8)),
+    )
+
+
+def encode_version(place: bytes, version: int) -> bytes:
+    """Text, because scripts write it too: `append.lua` has the same two lines."""
+    text = b"%d" % version
+    return text + b":" + hashlib.sha1(text + place, usedforsecurity=False).hexdigest()[:16].encode()
+
+
+def decode_version(place: bytes, value: bytes) -> int:
+    text = value.partition(b":")[0]
+    if not text.isdigit() or encode_version(place, int(text)) != value:
+        raise CodecError("a version that does not add up")
+    return int(text)
+
+
+def _sealed(magic: bytes, count: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    start = _START.pack(magic, FORMAT, 0, count, 0)[:8]
+    seal = xxhash.xxh3_64_intdigest(body, int.from_bytes(start, "little"))
+    return start + seal.to_bytes(8, "little") + body
+
+
+def _unsealed(magic: bytes, least: int, value: bytes) -> int:
+    """Checks what all values share; answers the count."""
+    if len(value) < least:
+        raise CodecError("a short value")
+    found, version, zero, count, seal = _START.unpack_from(value)
+    if found != magic or version != FORMAT or zero:
+        raise CodecError(f"not a {magic.decode()} value of format {FORMAT}")
+    seed = int.from_bytes(value[:8], "little")
+    if xxhash.xxh3_64_intdigest(memoryview(value)[16:], seed) != seal:
+        raise CodecError("a checksum that does not fit")
+    return int(count)
+
+
+@lru_cache(maxsize=64)
+def _names(fingerprint: str, row: np.dtype[Any]) -> tuple[bytes, bytes]:
+    described: Mapping[str, Any] | str = repr(row.descr) if row.names else row.str
+    return fingerprint.encode(), f"{described}/{row.itemsize}".encode()

@@ -1,0 +1,102 @@
+"""Every key of both stores is made here.
+
+    Redis                                    LMDB
+    marmot:keep                              s keep           how many events a timeline keeps
+    marmot:{bucket}:floor                    s floor          no version was ever given above it
+    marmot:{bucket}:t:USER  (hash)           v h t USER 0     version, head, chunks by bound
+    marmot:{bucket}:i:USER  (sorted set)                      the bounds in order
+    marmot:{bucket}:r:FP8:USER  (hash)       r USER 0 FP8     row chunks by bound
+    marmot:{bucket}:q:USER  (set)            q USER 0         damaged timelines, put aside
+
+The bucket is a hash of the user, in braces: a cluster keeps all keys of one user together, and
+braces in an id mean nothing. LMDB keys begin with one letter and hold the id up to a zero byte,
+which no id contains.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+KEEP = b"marmot:keep"
+FINGERPRINT_DIGITS = 8
+MAX_ID_BYTES = 200  # LMDB keys end at 511 bytes; a chunk's key holds a user's and an item's id
+BUCKETS = 16384
+
+LMDB_KEEP = b"skeep"
+LMDB_FLOOR = b"sfloor"
+LMDB_ROWS = b"r"
+LMDB_HEADS = b"h"
+
+
+def owner_of(user_id: str) -> bytes:
+    """The id as it stands in keys and values."""
+    return checked(user_id)
+
+
+def checked(text: str) -> bytes:
+    """An id's UTF-8 bytes; the service has refused what does not fit long before."""
+    encoded = text.encode()
+    if not 0 < len(encoded) <= MAX_ID_BYTES or b"\0" in encoded:
+        raise ValueError(f"This is a bug: an id of {len(encoded)} bytes, or with a zero, came in.")
+    return encoded
+
+
+def short(fingerprint: str) -> str:
+    """The digits of a fingerprint that stand in record keys."""
+    return fingerprint[:FINGERPRINT_DIGITS].ljust(FINGERPRINT_DIGITS, "0")
+
+
+class RedisKeys:
+    """The keys of one user in Redis; all in one hash slot."""
+
+    __slots__ = ("_owner", "_tag", "floor", "index", "quarantine", "timeline")
+
+    def __init__(self, owner: bytes) -> None:
+        tag = b"marmot:{%04x}:" % (xxhash.xxh32_intdigest(owner) % BUCKETS)
+        self._owner, self._tag = owner, tag
+        self.timeline = tag + b"t:" + owner
+        self.index = tag + b"i:" + owner
+        self.quarantine = tag + b"q:" + owner
+        self.floor = tag + b"floor"
+
+    def rows(self, fingerprint: str) -> bytes:
+        return self._tag + b"r:" + short(fingerprint).encode() + b":" + self._owner
+
+    def aside(self, number: int) -> tuple[bytes, bytes]:
+        """Where a damaged timeline and its index go."""
+        name = b"%d:" % number + self._owner
+        return self._tag + b"qt:" + name, self._tag + b"qi:" + name
+
+    @property
+    def rows_pattern(self) -> bytes:
+        """Matches all row keys of the bucket, this user's among them."""
+        return self._tag + b"r:" + b"?" * FINGERPRINT_DIGITS + b":*"
+
+    def is_rows(self, key: bytes) -> bool:
+        start = len(self._tag) + 2 + FINGERPRINT_DIGITS + 1
+        return key[start:] == self._owner
+
+
+class LmdbKeys:
+    """The keys of one user in LMDB."""
+
+    __slots__ = ("_end", "all_rows", "chunks", "head", "quarantine", "version")
+
+    def __init__(self, owner: bytes) -> None:
+        self._end = end = owner + b"\0"
+        self.version = b"v" + end
+        self.head = b"h" + end
+        self.chunks = b"t" + end
+        self.all_rows = b"r" + end
+        self.quarantine = b"q" + end
+
+    def chunk(self, bound: bytes) -> bytes:
+        return self.chunks + bound
+
+    def rows(self, fingerprint: str) -> bytes:
+        """The prefix of one fingerprint's row chunks."""
+        return self.all_rows + short(fingerprint).encode()
+
+    def aside(self, number: int) -> bytes:
+        """The prefix under which a damaged timeline goes, its first letters kept."""
+        return self.quarantine + number.to_bytes(8, "big")

@@ -1,0 +1,156 @@
+"""Turns what a store answered into a snapshot: the only place where stored bytes are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cache.chunk import Chunk
+from cache.codec import CodecError, decode_chunk, decode_head, rows_decoder
+from cache.head import Head
+from cache.raw import Answer, Question
+from cache.snapshot import Snapshot, Stored
+from cache.timeline import Timeline, frozen
+
+NO_ROWS = np.dtype([])
+
+OnEvent = Callable[[str], None]
+
+
+def read(
+    question: Question,
+    answer: Answer,
+    *,
+    version: int,
+    keep: int,
+    now_s: float,
+    on_event: OnEvent,
+) -> Snapshot:
+    """Raises `CodecError` if the timeline is damaged; damaged rows are absent and counted."""
+    head = _head(question, answer, now_s)
+    if head is None:
+        tail: Sequence[Chunk] = ()
+        elsewhere: Sequence[Chunk] = ()
+    else:
+        tail = [_chunk(question, *found) for found in reversed(answer.tail)]
+        elsewhere = sorted(
+            (_chunk(question, *found) for found in answer.elsewhere), key=lambda chunk: chunk.bound
+        )
+    timeline = Timeline.concat([chunk.timeline for chunk in tail])
+    has_first = not tail or tail[0].bound == answer.first
+    if head and has_first and not answer.newer and question.upto is None:
+        _check_count(head, timeline)
+    rows = _Rows(question, head, now_s, on_event)
+    rows.read(tail, answer.rows[::-1] if head else (), timeline)
+    stop = len(timeline) if question.upto is None else _stop(timeline, question.upto)
+    start = max(stop - question.limit, 0)
+    return Snapshot(
+        user_id=question.user_id,
+        version=version,
+        timeline=timeline[start:stop],
+        rows=rows.rows[start:stop],
+        valid=rows.valid[start:stop],
+        written_at_s=rows.written_at_s,
+        trimmed=head is not None and head.trimmed,
+        complete=has_first and start == 0,
+        quarantined=answer.is_quarantined,
+        keep=keep,
+        layout=question.layout,
+        stored=Stored(
+            head,
+            tuple(elsewhere),
+            tuple(tail),
+            timeline,
+            rows.rows,
+            rows.valid,
+            tuple(rows.useless),
+            answer.newer if head else 0,
+            len(question.around),
+        ),
+        skipped=start,
+    )
+
+
+def _head(question: Question, answer: Answer, now_s: float) -> Head | None:
+    if answer.head is None:
+        if answer.version is not None:
+            raise CodecError("a version without a head")
+        return None
+    if answer.version is None:
+        raise CodecError("a head without a version")
+    head = decode_head(question.owner, answer.head)
+    if head.expires_at_s:
+        if head.expires_at_s <= now_s or not answer.first:  # the index was evicted: as good as gone
+            return None
+    elif not answer.first:
+        raise CodecError("a head without chunks")
+    return head
+
+
+def _chunk(question: Question, bound: bytes, value: bytes | None) -> Chunk:
+    if value is None:
+        raise CodecError("a chunk is missing")
+    return decode_chunk(question.owner, bound, value)
+
+
+def _check_count(head: Head, timeline: Timeline) -> None:
+    if len(timeline) != head.count:
+        raise CodecError(f"{len(timeline)} events where {head.count} should be")
+
+
+def _stop(timeline: Timeline, upto: int) -> int:
+    return int(np.searchsorted(timeline.timestamps, upto, side="right"))
+
+
+class _Rows:
+    """Joins the row chunks of a tail; each row counts only for the event whose hash it carries."""
+
+    def __init__(
+        self, question: Question, head: Head | None, now_s: float, on_event: OnEvent
+    ) -> None:
+        self._layout = question.layout
+        self._wanted = question.wants_rows
+        self._owner = question.owner
+        self._epoch = head.epoch if head else 0
+        self._now_s = now_s
+        self._on_event = on_event
+        self.written_at_s: float | None = None
+        self.useless: list[bytes] = []
+
+    def read(
+        self, tail: Sequence[Chunk], values: Sequence[bytes | None], timeline: Timeline
+    ) -> None:
+        if not self._layout or not self._wanted:
+            self.rows = frozen(np.zeros(len(timeline), NO_ROWS))
+            self.valid = frozen(np.ones(len(timeline), np.bool_))
+            return
+        if not any(values):
+            self.rows = frozen(np.zeros(len(timeline), self._layout.row))
+            self.valid = frozen(np.zeros(len(timeline), np.bool_))
+            return
+        size = self._layout.row.itemsize
+        hashes: list[bytes] = []
+        rows: list[bytes | memoryview] = []
+        decode = rows_decoder(self._owner, self._layout)
+        for chunk, value in zip(tail, values, strict=True):
+            count = len(chunk)
+            here = 0  # rows found for this chunk
+            try:
+                found = decode(value) if value else None
+            except CodecError:
+                self._on_event("damaged_record")
+                found = None
+            if found and found.expires_at_s <= self._now_s:
+                self._on_event("expired_record")
+                self.useless.append(chunk.bound)
+            elif found and found.epoch == self._epoch:
+                here = min(len(found.hashes) // 4, count)
+                hashes.append(found.hashes[: 4 * here])
+                rows.append(found.rows[: size * here])
+                self.written_at_s = max(self.written_at_s or 0.0, found.written_at_s)
+            if here < count:
+                hashes.append(bytes(4 * (count - here)))
+                rows.append(bytes(size * (count - here)))
+        self.rows = np.frombuffer(b"".join(rows), self._layout.row)
+        self.valid = frozen(np.frombuffer(b"".join(hashes), np.uint32) == timeline.hashes)
