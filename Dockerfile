@@ -1,0 +1,46 @@
+# The service alone: no torch, no compiler, no root.
+#
+#   docker build -t marmot .
+#   docker run --read-only --tmpfs /tmp -p 8000:8000 \
+#       -v ./var/bundle:/bundle:ro -v marmot:/var/lib/marmot marmot
+#
+# BASE is any image with Python 3.11 or newer and its venv module; for RUNTIME=gpu, one with CUDA.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS build
+ARG RUNTIME=cpu
+WORKDIR /src
+COPY requirements/serve.txt ./
+# The two runtimes own the same module, so one takes the other's line.
+RUN case "${RUNTIME}" in \
+        cpu) ;; \
+        gpu) sed -i 's/^onnxruntime==/onnxruntime-gpu==/' serve.txt ;; \
+        *) echo "RUNTIME is cpu or gpu, not ${RUNTIME}" >&2; exit 1 ;; \
+    esac \
+    && python3 -m venv /opt/marmot \
+    && /opt/marmot/bin/python -m pip install --no-cache-dir -r serve.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY cache cache
+COPY models models
+COPY service service
+COPY loadtest loadtest
+RUN /opt/marmot/bin/python -m pip install --no-cache-dir --no-deps . \
+    && /opt/marmot/bin/python -m pip uninstall -y pip \
+    && mkdir /var/lib/marmot
+
+FROM ${BASE}
+COPY --from=build /opt/marmot /opt/marmot
+COPY --from=build --chown=10001:10001 /var/lib/marmot /var/lib/marmot
+ENV MARMOT_BUNDLE=/bundle \
+    MARMOT_CACHE=lmdb:/var/lib/marmot/cache \
+    MARMOT_HOST=0.0.0.0 \
+    MARMOT_LOG_FORMAT=json \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /var/lib/marmot
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["/opt/marmot/bin/python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('MARMOT_PORT', 8000)}/health/live\", timeout=2)"]
+ENTRYPOINT ["/opt/marmot/bin/marmot"]
+CMD ["serve"]

@@ -1,0 +1,82 @@
+# serve · test · check · format · bench · load · image · clean; plain `make` is check and test.
+
+PORT ?= 8000
+VAR ?= var
+DOCKER ?= docker
+TRAIN_ARGS ?=
+LOAD_ARGS ?= --events $(VAR)/data/events.parquet
+
+# The first Python on PATH that is new enough; `make PYTHON=…` names another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13; do \
+	$$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done)
+
+BIN := .venv/bin
+ROOMS := service models cache loadtest
+CODE := $(wildcard $(ROOMS) tests requirements)
+CACHE := lmdb:$(VAR)/cache
+
+.PHONY: all serve test check format bench load image clean
+.DELETE_ON_ERROR:
+
+all: check test
+
+serve: $(VAR)/cache/.done
+	exec $(BIN)/marmot serve --bundle $(VAR)/bundle --cache $(CACHE) --port $(PORT)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VAR)/cache/.done
+	$(BIN)/marmot bench --bundle $(VAR)/bundle --json
+
+# One minute against what `make serve` started.
+load: $(VAR)/data/.done
+	$(BIN)/marmot load --url http://127.0.0.1:$(PORT) --duration-s 60 --rate 200 --json $(LOAD_ARGS)
+
+image:
+	$(DOCKER) build -t marmot .
+
+clean:
+	rm -rf .venv $(VAR) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Every product below is made once. Its stamp lies inside it and is written last, so what was
+# interrupted is made again, and what was deleted too.
+
+$(VAR)/data/.done: | .venv/.serve
+	$(BIN)/marmot data ml-100k --out $(VAR)/data
+	touch $@
+
+$(VAR)/bundle/manifest.json: $(VAR)/data/.done
+	$(BIN)/marmot train --events $(VAR)/data/events.parquet --items $(VAR)/data/items.parquet \
+		--out $(VAR)/bundle $(TRAIN_ARGS)
+
+$(VAR)/cache/.done: $(VAR)/bundle/manifest.json
+	$(BIN)/marmot backfill --bundle $(VAR)/bundle --events $(VAR)/data/events.parquet \
+		--cache $(CACHE)
+	touch $@
+
+# Bytecode is left to the first import: compiling all of torch takes longer than using it.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile
+
+.venv/.serve: requirements/serve.txt requirements/train.txt pyproject.toml
+	@$(if $(PYTHON),,echo 'Marmot needs Python 3.11 or newer: make PYTHON=/path/to/python3.11' >&2; exit 1)
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo '$(PYTHON) is older than Python 3.11' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) -r requirements/serve.txt -r requirements/train.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.dev: .venv/.serve requirements/load.txt requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
+	touch $@
