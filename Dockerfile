@@ -25,7 +25,7 @@ COPY models models
 COPY service service
 COPY loadtest loadtest
 RUN /opt/marmot/bin/python -m pip install --no-cache-dir --no-deps . \
-    && /opt/marmot/bin/python -m pip uninstall -y pip \
+    && /opt/marmot/bin/python -m pip uninstall -y setuptools pip \
     && mkdir /var/lib/marmot
 
 FROM ${BASE}
