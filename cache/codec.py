@@ -54,6 +54,8 @@ def encode_chunk(owner: bytes, timeline: Timeline) -> bytes:
     names = "\0".join(timeline.feedback).encode()
     item_ids = "\0".join(timeline.item_ids).encode()
     columns = timeline.feedback.values()
+    if item_ids.count(b"\0") >= len(timeline) or names.count(b"\0") >= max(len(columns), 1):
+        raise ValueError("This is a bug: an item id or a task with a zero byte came in.")
     return _sealed(
         b"mT",
         len(timeline),

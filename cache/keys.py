@@ -29,16 +29,11 @@ LMDB_HEADS = b"h"
 
 
 def owner_of(user_id: str) -> bytes:
-    """The id as it stands in keys and values."""
-    return checked(user_id)
-
-
-def checked(text: str) -> bytes:
-    """An id's UTF-8 bytes; the service has refused what does not fit long before."""
-    encoded = text.encode()
-    if not 0 < len(encoded) <= MAX_ID_BYTES or b"\0" in encoded:
-        raise ValueError(f"This is a bug: an id of {len(encoded)} bytes, or with a zero, came in.")
-    return encoded
+    """The id as it stands in keys and values; the service refused long before what does not fit."""
+    owner = user_id.encode()
+    if not 0 < len(owner) <= MAX_ID_BYTES or b"\0" in owner:
+        raise ValueError(f"This is a bug: an id of {len(owner)} bytes, or with a zero, came in.")
+    return owner
 
 
 def short(fingerprint: str) -> str:

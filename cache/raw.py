@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cache.keys import owner_of
 from cache.layout import Layout
+from cache.timeline import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,22 @@ class Question:
     limit: int
     upto: int | None
     layout: Layout | None
-    around: tuple[bytes, ...]  # order keys, ascending
+    around: tuple[bytes, ...]  # order keys of events about to be merged, ascending
+    events: int  # how many those are, with repetitions
+
+    @classmethod
+    def about(
+        cls,
+        user_id: str,
+        limit: int,
+        upto: int | None,
+        layout: Layout | None,
+        around: Sequence[Event],
+    ) -> Question:
+        if around and upto is not None:
+            raise ValueError("This is a bug: events are merged into a whole timeline.")
+        order = tuple(sorted({event.key for event in around}))
+        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around))
 
     @property
     def least(self) -> int:

@@ -39,7 +39,7 @@ def read(
         )
     timeline = Timeline.concat([chunk.timeline for chunk in tail])
     has_first = not tail or tail[0].bound == answer.first
-    if head and has_first and not answer.newer and question.upto is None:
+    if head and has_first and not answer.newer:
         _check_count(head, timeline)
     rows = _Rows(question, head, now_s, on_event)
     rows.read(tail, answer.rows[::-1] if head else (), timeline)
@@ -66,7 +66,7 @@ def read(
             rows.valid,
             tuple(rows.useless),
             answer.newer if head else 0,
-            len(question.around),
+            question.events,
         ),
         skipped=start,
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-T = TypeVar("T", bound=np.generic[Any])
+T = TypeVar("T", bound=np.generic)
 
 UNKNOWN = -1
 """A label nobody has sent: a third state, never 0."""
@@ -37,7 +36,7 @@ class Event:
 
     item_id: str
     timestamp: int
-    feedback: Mapping[str, Mark] = MappingProxyType({})
+    feedback: Mapping[str, Mark] = field(default_factory=dict)
 
     @property
     def key(self) -> bytes:

@@ -87,6 +87,8 @@ class _RowWrites:
             return
         stored = snapshot.stored
         chunks = merged.tail if merged else stored.tail
+        known = {chunk.bound for chunk in stored.tail}
+        self.drop += merged.drop if merged else ()
         rows, valid, fresh = change.whole_rows()
         reach = self.layout.reach - stored.newer
         position = len(valid)
@@ -97,7 +99,8 @@ class _RowWrites:
                 continue
             self.in_reach += 1
             self.oldest = chunk.bound
-            if fresh[position:stop].any() or (is_reset and valid[position:stop].any()):
+            is_new = is_reset or chunk.bound not in known
+            if fresh[position:stop].any() or (is_new and valid[position:stop].any()):
                 self._put.append((chunk, rows[position:stop], valid[position:stop]))
             elif chunk.bound in stored.useless:
                 self.drop.append(chunk.bound)

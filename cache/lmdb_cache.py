@@ -1,0 +1,170 @@
+"""Timelines and rows in LMDB: embedded, durable, shared by the processes of one host."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from cache import keys, lmdb_store
+from cache.codec import CodecError, decode_version
+from cache.errors import CacheUnavailable
+from cache.keeping import agreed_keep, wanted_keep
+from cache.keys import LmdbKeys
+from cache.layout import Layout
+from cache.lmdb_writer import LmdbWriter
+from cache.raw import Answer, Question
+from cache.reading import OnEvent, read
+from cache.snapshot import Change, Snapshot
+from cache.timeline import Event
+from cache.writing import write
+
+T = TypeVar("T")
+
+SWEEP_KEYS = 1000
+"""Keys that one transaction of a sweep looks at."""
+
+
+class LmdbCache:
+    """Reads inline, for a microsecond; writes on a thread of its own. Open it after a fork."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        keep: int | None = None,
+        least_keep: int = 1,
+        record_ttl_s: float = 30 * 86400.0,
+        timeline_ttl_s: float | None = None,
+        map_size_gib: float = 64.0,
+        is_durable: bool = True,
+        on_event: OnEvent = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._record_ttl_s, self._timeline_ttl_s = record_ttl_s, timeline_ttl_s
+        self._on_event, self._clock = on_event, clock
+        try:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            self._env = lmdb.open(
+                str(path),
+                map_size=int(map_size_gib * 2**30),
+                max_readers=1024,
+                sync=is_durable,
+                metasync=is_durable,
+            )
+        except (lmdb.Error, OSError) as failed:
+            raise CacheUnavailable(f"LMDB cannot open {path}: {failed}") from failed
+        try:
+            self._keep = self._agree(keep, least_keep)
+        except BaseException:
+            self._env.close()
+            raise
+        self._writer = LmdbWriter(self._env)
+        self._is_open = True
+
+    def __repr__(self) -> str:
+        return f"<LmdbCache {self._env.path()} keep={self._keep}>"
+
+    async def fetch(
+        self,
+        user_id: str,
+        *,
+        limit: int,
+        upto: int | None = None,
+        layout: Layout | None = None,
+        around: Sequence[Event] = (),
+    ) -> Snapshot:
+        question = Question.about(user_id, limit, upto, layout, around)
+        while True:
+            answer = self._answer(question)
+            try:
+                return read(
+                    question,
+                    answer,
+                    version=_version(question.owner, answer),
+                    keep=self._keep,
+                    now_s=self._clock(),
+                    on_event=self._on_event,
+                )
+            except CodecError:
+                await self._put_aside(question.owner, answer)
+
+    async def append(self, change: Change) -> int:
+        writes = write(
+            change,
+            now_s=self._clock(),
+            record_ttl_s=self._record_ttl_s,
+            timeline_ttl_s=self._timeline_ttl_s,
+        )
+        if writes is None:
+            return change.base
+        return await self._written(lambda txn: lmdb_store.apply(txn, writes))
+
+    async def forget(self, user_id: str) -> None:
+        owner = keys.owner_of(user_id)
+        await self._written(lambda txn: lmdb_store.forget(txn, owner))
+
+    async def ping(self) -> None:
+        self._read(lambda txn: txn.get(keys.LMDB_KEEP))
+
+    async def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            await asyncio.to_thread(self._writer.close)
+            self._env.close()
+
+    async def sweep(self) -> int:
+        """Deletes rows that have expired, in short transactions; says how many chunks."""
+        count = 0
+        start: bytes | None = keys.LMDB_ROWS
+        while start is not None:
+            now_s = self._clock()
+            look = partial(lmdb_store.expired_rows, start=start, limit=SWEEP_KEYS, now_s=now_s)
+            expired, start = await asyncio.to_thread(self._read, look)
+            if expired:
+                count += await self._written(
+                    partial(lmdb_store.delete_expired, row_keys=expired, now_s=now_s)
+                )
+        return count
+
+    def _agree(self, keep: int | None, least_keep: int) -> int:
+        wanted = wanted_keep(keep, least_keep)
+        with self._env.begin() as txn:
+            remembered = txn.get(keys.LMDB_KEEP)
+        if remembered is None:
+            with self._env.begin(write=True) as txn:
+                txn.put(keys.LMDB_KEEP, b"%d" % wanted, overwrite=False)
+                remembered = txn.get(keys.LMDB_KEEP)
+        return agreed_keep(bytes(remembered), keep, least_keep)
+
+    def _answer(self, question: Question) -> Answer:
+        return self._read(lambda txn: lmdb_store.answer(txn, question, self._keep))
+
+    def _read(self, look: Callable[[lmdb.Transaction], T]) -> T:
+        if not self._is_open:
+            raise CacheUnavailable("LMDB is closed.")
+        try:
+            with self._env.begin() as txn:
+                return look(txn)
+        except lmdb.Error as failed:
+            raise CacheUnavailable(f"LMDB did not answer: {failed}") from failed
+
+    async def _written(self, work: Callable[[lmdb.Transaction], T]) -> T:
+        if not self._is_open:
+            raise CacheUnavailable("LMDB is closed.")
+        return await asyncio.wrap_future(self._writer.submit(work))
+
+    async def _put_aside(self, owner: bytes, answer: Answer) -> None:
+        if await self._written(partial(lmdb_store.put_aside, owner=owner, seen=answer)):
+            self._on_event("damaged_timeline")
+
+
+def _version(owner: bytes, answer: Answer) -> int:
+    if answer.version is None:
+        return 0
+    return decode_version(LmdbKeys(owner).version, answer.version)
