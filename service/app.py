@@ -1,0 +1,75 @@
+"""The app: routes, what answers a failure, and a house that opens and closes with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cache.base import Cache
+from service.doorway import Doorway
+from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
+from service.house import House
+from service.openapi import describe
+from service.problems import problem_response
+from service.routes import docs, events, health, metrics, rank, users
+from service.settings import Settings
+
+ABOUT = "Ranks candidates from cached attention-layer outputs."
+
+
+def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
+    """The service as an ASGI app; nothing is opened before its lifespan starts."""
+    house = House.of(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with house.open(cache):
+            yield
+
+    app = FastAPI(
+        title="Marmot",
+        version=_version(),
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={Problem: tell, HTTPException: tell_http},
+    )
+    app.state.house = house
+    for routes in (rank, events, users, health, metrics, docs):
+        app.include_router(routes.router)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    return Doorway(app, house)
+
+
+async def tell(request: Request, error: Exception) -> Response:
+    """A problem as the caller reads it."""
+    problem = error if isinstance(error, Problem) else InternalError()
+    request.app.state.house.metrics.told(problem.slug)
+    return problem_response(problem)
+
+
+async def tell_http(request: Request, error: Exception) -> Response:
+    """What the framework refuses, as our own problem."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed}
+    problem = known.get(status, InvalidRequest if status < 500 else InternalError)()
+    response = await tell(request, problem)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _version() -> str:
+    try:
+        return version("marmot")
+    except PackageNotFoundError:
+        return "0"

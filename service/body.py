@@ -1,0 +1,49 @@
+"""The body of a request: JSON, not too large, and in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive, Scope
+
+from service.errors import BodyTimeout, BodyTooLarge, NotJson
+
+
+class CallerGone(Exception):
+    """The connection was closed before the request was complete: there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body; one that is declared too large is refused before it is read."""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            kind = value.split(b";", 1)[0].strip().lower()
+            if kind and kind != b"application/json":
+                raise NotJson
+        elif name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
+            raise _too_large(limit_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(receive, limit_bytes)
+    except TimeoutError as error:
+        raise BodyTimeout(f"The body was not complete after {timeout_s:g} s") from error
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body may have at most {limit_bytes:,} bytes")

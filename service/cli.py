@@ -1,0 +1,116 @@
+"""`marmot serve` and `marmot backfill`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Bundle = Annotated[
+    Path | None, typer.Option(help="Folder that `marmot train` wrote.", show_default="var/bundle")
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        help="lmdb:PATH, redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://.",
+        show_default="lmdb:./var/cache",
+    ),
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(help="Newest events to keep per user.", show_default="what the model needs"),
+]
+Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
+
+
+@app.command(
+    epilog="Example: marmot serve --bundle var/bundle --cache lmdb:./var/cache --workers 2"
+)
+def serve(
+    *,
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="0 takes a free one.", show_default="8000")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="1")] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="Where graphs run: cpu, cuda, tensorrt, openvino.", show_default="cpu"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Engine threads per worker.", show_default="CPUs / workers")
+    ] = None,
+    record_ttl_s: Annotated[
+        int | None, typer.Option(help="Seconds records live unread.", show_default="30 days")
+    ] = None,
+    timeline_ttl_s: Annotated[
+        int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
+    ] = None,
+    drain_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds between SIGTERM and closing.", show_default="1"),
+    ] = None,
+    log_format: Annotated[
+        Literal["json", "console"] | None, typer.Option(show_default="console")
+    ] = None,
+) -> None:
+    """Serve /v1/rank and /v1/events over HTTP.
+
+    Every option is also an environment variable: MARMOT_BUNDLE, MARMOT_CACHE, …; the command
+    line wins.
+    """
+    from service.host import run_service  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    options: dict[str, Any] = {
+        "bundle": bundle,
+        "cache": cache,
+        "keep": keep,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "provider": provider,
+        "threads": threads,
+        "record_ttl_s": record_ttl_s,
+        "timeline_ttl_s": timeline_ttl_s,
+        "drain_s": drain_s,
+        "log_format": log_format,
+    }
+    run_service(read_settings(**options))
+
+
+@app.command(
+    epilog="Example: marmot backfill --bundle var/bundle --events var/data/events.parquet "
+    "--cache lmdb:./var/cache"
+)
+def backfill(
+    events: Annotated[
+        Path, typer.Option(help="CSV or Parquet: user_id, item_id, timestamp, tasks.")
+    ],
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the store from an events file; it merges as posted events do, twice changes nothing."""
+    import asyncio  # noqa: PLC0415
+    import dataclasses  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    from service.host import fill_store  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(bundle=bundle, cache=cache, keep=keep)
+    done = asyncio.run(fill_store(settings, events))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done)))
+    else:
+        told = ", ".join(f"{count:,} {status}" for status, count in done.statuses.items())
+        typer.echo(f"{done.users:,} users, {done.events:,} events: {told}")

@@ -1,0 +1,76 @@
+"""Jobs' arrays to one padded feed and back, by the names of a graph's axes. Pure.
+
+The `records` axis is padded on the left, so that the newest record stays last; every other axis
+on the right. A padded record lies after every request, where the graph's time mask drops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.bundle import Graph, Port
+from service.job import Array, Job
+
+NEVER = np.iinfo(np.int64).max
+
+
+def collate(graph: Graph, jobs: Sequence[Job]) -> dict[str, Array]:
+    """The feed of one run; a single job is neither padded nor copied."""
+    if len(jobs) == 1:
+        feed = jobs[0].feed
+        return {port.name: feed[port.name][np.newaxis] for port in graph.inputs}
+    sizes = merged_sizes(jobs)
+    return {port.name: _stack(port, jobs, sizes) for port in graph.inputs}
+
+
+def merged_sizes(jobs: Sequence[Job]) -> dict[str, int]:
+    """The largest size of every dynamic axis."""
+    sizes: dict[str, int] = {}
+    for job in jobs:
+        for axis, size in job.sizes.items():
+            sizes[axis] = max(sizes.get(axis, 0), size)
+    return sizes
+
+
+def split(
+    graph: Graph, jobs: Sequence[Job], outputs: Mapping[str, Array]
+) -> list[dict[str, Array]]:
+    """Each job's part of a run's outputs, in the order of the jobs."""
+    for port in graph.outputs:
+        if len(outputs[port.name]) != len(jobs):
+            found = len(outputs[port.name])
+            raise RuntimeError(f"{found} answers for {len(jobs)} jobs. This is a bug.")
+    return [
+        {
+            port.name: outputs[port.name][row][_own(port, job.sizes, outputs[port.name])]
+            for port in graph.outputs
+        }
+        for row, job in enumerate(jobs)
+    ]
+
+
+def _stack(port: Port, jobs: Sequence[Job], sizes: Mapping[str, int]) -> Array:
+    axes = port.axes[1:]
+    shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
+    first = jobs[0].feed[port.name]
+    pad: Any = NEVER if port.name == "timestamps" and "records" in axes else 0
+    stacked = np.full((len(jobs), *shape), pad, dtype=first.dtype)
+    for row, job in enumerate(jobs):
+        stacked[row][_own(port, job.sizes, stacked)] = job.feed[port.name]
+    return stacked
+
+
+def _own(port: Port, own: Mapping[str, int], whole: Array) -> tuple[Any, ...]:
+    """Where a job's values lie in the padded array, behind the batch axis."""
+    slices = []
+    for axis, size in zip(port.axes[1:], whole.shape[1:], strict=True):
+        if not isinstance(axis, str):
+            slices.append(slice(None))
+        elif axis == "records":
+            slices.append(slice(size - own[axis], size))
+        else:
+            slices.append(slice(0, own[axis]))
+    return tuple(slices)

@@ -1,0 +1,142 @@
+"""The outermost layer: what every answer carries, and what happens to every failure. Pure ASGI.
+
+Each request gets a `Visit` (its id, its timings), each answer the headers that name it. A failure
+that nobody foresaw ends here as a problem that reveals nothing; a failed start as one sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.body import CallerGone
+from service.errors import Draining, InternalError, Problem, ServiceError
+from service.house import House
+from service.logging import log
+from service.problems import problem_response
+from service.timings import Timings
+
+KEY = "marmot.visit"
+REQUEST_ID_BYTES = 128
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request from its headers to its answer."""
+
+    request_id: bytes
+    timings: Timings = field(default_factory=Timings)
+    fingerprint: bytes = b""
+    status: int = 0
+
+
+class Doorway:
+    """Wraps the app; `house` is what the app serves from."""
+
+    def __init__(self, app: ASGIApp, house: House) -> None:
+        self._app = app
+        self.house = house
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        house = self.house
+        visit = Visit(_request_id(scope))
+        scope[KEY] = visit
+        raw: bytes = scope.get("raw_path") or b""
+        if raw.startswith(b"/v1/users/"):
+            scope["path"] = raw.decode(
+                "ascii", "replace"
+            )  # ids keep their escapes: %2F is no slash
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *self._headers(visit)]
+            await send(message)
+
+        house.metrics.begun()
+        house.in_flight += 1
+        try:
+            if house.drain.is_closing and not raw.startswith(b"/health/"):
+                await problem_response(Draining())(scope, receive, send_named)
+            else:
+                await self._app(scope, receive, send_named)
+        except CallerGone:
+            visit.status = 499
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            visit.status = 499  # the caller hung up while their job was waiting
+        except Exception as error:
+            log.exception("unforeseen failure", request_id=visit.request_id.decode())
+            if visit.status:
+                raise
+            await problem_response(_as_problem(error))(scope, receive, send_named)
+        finally:
+            house.in_flight -= 1
+            route = getattr(scope.get("route"), "path", "none")
+            house.metrics.answered(route, _method(scope), visit.status, visit.timings)
+
+    def _headers(self, visit: Visit) -> list[tuple[bytes, bytes]]:
+        headers = [
+            (b"x-request-id", visit.request_id),
+            (b"x-model-fingerprint", visit.fingerprint or self.house.fingerprint),
+            (b"server-timing", visit.timings.header().encode()),
+        ]
+        if self.house.drain.has_begun:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A start that fails for a known reason is told in its sentence, not as a traceback."""
+
+        async def send_sentence(message: Message) -> None:
+            error = self.house.start_error
+            if message["type"] == "lifespan.startup.failed" and error is not None:
+                message["message"] = f"marmot: {error}"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_sentence)
+        except ServiceError:
+            return
+
+
+def visit_of(scope: Scope) -> Visit:
+    """The visit that the doorway opened for this request."""
+    visit: Visit = scope[KEY]
+    return visit
+
+
+def _as_problem(error: Exception) -> Problem:
+    return error if isinstance(error, Problem) else InternalError()
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given: bytes = value
+            if 0 < len(given) <= REQUEST_ID_BYTES and all(33 <= byte < 127 for byte in given):
+                return given
+            break
+    return secrets.token_hex(8).encode()
+
+
+def _method(scope: Scope) -> str:
+    method: Any = scope["method"]
+    return method if method in _METHODS else "other"
+
+
+_METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})

@@ -1,0 +1,119 @@
+"""The runtime: one ONNX Runtime session per graph, run on one thread of their own.
+
+An `Engine` is made in the process that runs it: sessions do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from models.bundle import Bundle
+from service.errors import EngineFailed, StartError
+
+Array = np.ndarray[Any, Any]
+Feed = Mapping[str, Array]
+#: Outputs by name and the seconds the run took, or what went wrong.
+Finished = Callable[[dict[str, Array] | None, float, EngineFailed | None], None]
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+class Engine:
+    """Runs a bundle's graphs; `submit` returns at once, `run` waits."""
+
+    def __init__(self, bundle: Bundle, *, provider: str = "cpu", threads: int = 1) -> None:
+        self.bundle = bundle
+        self.provider = provider
+        self.runs: Counter[str] = Counter()
+        self._outputs = {
+            name: [port.name for port in graph.outputs]
+            for name, graph in bundle.graphs.items()
+            if graph.outputs
+        }
+        self._sessions = {
+            name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
+            for name in self._outputs
+        }
+        self._work: SimpleQueue[tuple[str, Feed, Finished] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="marmot-engine", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
+
+    def submit(self, graph: str, feed: Feed, finished: Finished) -> None:
+        """Queues a run; `finished` is called from the engine's thread."""
+        self._work.put((graph, feed, finished))
+
+    def run(self, graph: str, feed: Feed) -> dict[str, Array]:
+        """Runs a graph on the caller's thread and returns its outputs by name."""
+        session = self._sessions[graph]
+        names = self._outputs[graph]
+        self.runs[graph] += 1
+        try:
+            return dict(zip(names, session.run(names, feed), strict=True))
+        except Exception as error:  # whatever the runtime throws, it is the runtime's failure
+            raise EngineFailed(f"{graph}: the runtime refused a batch") from error
+
+    def close(self) -> None:
+        """Finishes what is queued, then ends the thread."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            graph, feed, finished = item
+            began = perf_counter()
+            try:
+                outputs = self.run(graph, feed)
+            except EngineFailed as error:
+                finished(None, perf_counter() - began, error)
+            else:
+                finished(outputs, perf_counter() - began, None)
+
+
+def _open_session(file: Path, provider: str, threads: int) -> Any:
+    try:
+        import onnxruntime as ort  # noqa: PLC0415  (an extra: cpu or gpu)
+    except ModuleNotFoundError as error:
+        extra = "cpu" if provider == "cpu" else "gpu"
+        raise StartError(f"there is no ONNX Runtime here: pip install 'marmot[{extra}]'") from error
+    asked = PROVIDERS.get(provider.lower(), provider)
+    known = ort.get_available_providers()
+    if asked not in known:
+        raise StartError(
+            f"the provider {provider} is not in this ONNX Runtime, which has {', '.join(known)}"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Only the first session of a process decides this one; without it, padding runs on denormals.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # A thread that spins for work takes the core from the event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[asked])
+    except Exception as error:
+        raise StartError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+    got = session.get_providers()[0]
+    if got != asked:
+        raise StartError(f"asked for {asked}, ONNX Runtime would run on {got}; refused")
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

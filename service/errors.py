@@ -1,0 +1,162 @@
+"""What can go wrong in the service, and what the caller is told.
+
+ServiceError                    exit code 1 on the command line
+├── UsageError                  the command line or a setting makes no sense (exit code 2)
+├── StartError                  the service cannot start: bundle, provider, port, store
+└── Problem                     an answer to an HTTP request, RFC 9457
+    ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
+    ├── UnknownModel        422 no loaded bundle is called that
+    ├── NotFound            404
+    ├── MethodNotAllowed    405
+    ├── BodyTimeout         408 the body did not arrive in time
+    ├── BodyTooLarge        413
+    ├── NotJson             415
+    ├── EngineFailed        500 the runtime refused a batch
+    ├── InternalError       500 anything unforeseen; reveals nothing
+    ├── Unavailable         503 with Retry-After
+    │   ├── Overloaded          the queue is full
+    │   ├── Draining            shutting down
+    │   ├── StoreAway           the store did not answer or could not take a write
+    │   └── Contended           writers of one user kept overtaking us until the deadline
+    └── DeadlineExceeded    504 the caller's deadline passed; nothing was run for it after that
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Anything that is told in one sentence."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(ServiceError):
+    """The command line or a setting makes no sense."""
+
+    exit_code = 2
+
+
+class StartError(ServiceError):
+    """The service cannot start as it was asked to."""
+
+
+class Problem(ServiceError):
+    """An answer to a request: status, a stable type, and a sentence."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong on our side"
+    retry_after_s: ClassVar[int | None] = None
+    #: The rest of the request's body was not read, so the connection cannot be used again.
+    closes: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or self.title)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as RFC 9457 writes it."""
+        return {
+            "type": f"/problems/{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": str(self),
+        }
+
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that belong to this problem."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        if self.closes:
+            headers["connection"] = "close"
+        return headers
+
+
+class InvalidRequest(Problem):
+    """A field is missing, of the wrong type, or over a limit."""
+
+    status, slug, title = 422, "invalid-request", "The request is not valid"
+
+
+class UnknownModel(Problem):
+    """No loaded bundle fits the `model` of the request."""
+
+    status, slug, title = 422, "unknown-model", "No such model is loaded"
+
+
+class NotFound(Problem):
+    """No resource at this path."""
+
+    status, slug, title = 404, "not-found", "There is nothing at this path"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, the method does not."""
+
+    status, slug, title = 405, "method-not-allowed", "This path does not take that method"
+
+
+class BodyTimeout(Problem):
+    """The body did not arrive in time."""
+
+    status, slug, title, closes = 408, "body-timeout", "The body did not arrive in time", True
+
+
+class BodyTooLarge(Problem):
+    """The body is over the limit."""
+
+    status, slug, title, closes = 413, "body-too-large", "The body is too large", True
+
+
+class NotJson(Problem):
+    """The body is declared as something else than JSON."""
+
+    status, slug, title, closes = 415, "not-json", "Only application/json is understood", True
+
+
+class EngineFailed(Problem):
+    """The runtime refused a batch."""
+
+    status, slug, title = 500, "engine-failed", "The model could not be run"
+
+
+class InternalError(Problem):
+    """Anything unforeseen."""
+
+
+class Unavailable(Problem):
+    """Not now; try again later."""
+
+    status, slug, title, retry_after_s = 503, "unavailable", "Not now", 1
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+    slug, title = "overloaded", "Too much is waiting already"
+
+
+class Draining(Unavailable):
+    """The service is shutting down."""
+
+    slug, title = "draining", "This replica is shutting down"
+
+
+class StoreAway(Unavailable):
+    """The store did not answer, or could not take a write."""
+
+    slug, title = "store-away", "The store is not reachable; nothing was stored"
+
+
+class Contended(Unavailable):
+    """Other writers of the same user kept overtaking us."""
+
+    slug, title = "contended", "The user is being written by too many at once; nothing was stored"
+
+
+class DeadlineExceeded(Problem):
+    """The caller's deadline passed."""
+
+    status, slug, title = 504, "deadline-exceeded", "The deadline passed"

@@ -1,0 +1,168 @@
+"""Processes and sockets: how the service is run, and the store filled, from the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from service.backfill import Backfilled, backfill
+from service.cpus import threads_for
+from service.errors import StartError
+from service.settings import Settings
+
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def run_service(settings: Settings) -> None:
+    """Serves until told to stop."""
+    from service.logging import configure_logging  # noqa: PLC0415
+
+    configure_logging(form=settings.log_format, level=settings.log_level)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _bound(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        _say(settings, host, port)
+        if settings.workers == 1:
+            _run_one(settings, listener)
+        else:
+            _run_many(settings, listener)
+
+
+def _run_one(settings: Settings, listener: socket.socket) -> None:
+    from uvicorn import Server  # noqa: PLC0415
+
+    from service.app import create_app  # noqa: PLC0415
+
+    app = create_app(settings)
+    server = Server(_config(app, settings))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit as stop:
+        if stop.code:
+            raise app.house.start_error or StartError("the service did not start") from stop
+        raise
+
+
+def _run_many(settings: Settings, listener: socket.socket) -> None:
+    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415
+    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415
+
+    _check_first(settings)
+    folder = Path(tempfile.mkdtemp(prefix="marmot-metrics-"))
+    os.environ[MULTIPROCESS_DIR] = str(folder)
+    try:
+        settings = settings.model_copy(update={"worker_metrics_dir": folder})
+        from service.worker import create_worker  # noqa: PLC0415
+
+        config = _config(partial(create_worker, settings), settings, factory=True)
+        supervisor = Multiprocess(config, sockets=[listener])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise StartError("a worker could not start; it says why above")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_first(settings: Settings) -> None:
+    """What every worker would stumble over is told once, before there are any."""
+    import asyncio  # noqa: PLC0415
+
+    from service.house import House  # noqa: PLC0415
+
+    async def check() -> None:
+        async with House.of(settings).open():
+            pass
+
+    asyncio.run(check())
+
+
+def _config(app: Any, settings: Settings, *, factory: bool = False) -> Any:
+    from uvicorn import Config  # noqa: PLC0415
+
+    return Config(
+        app,
+        factory=factory,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=30,
+    )
+
+
+@contextmanager
+def _bound(settings: Settings) -> Iterator[socket.socket]:
+    """The listening socket, bound before anything is opened: a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}"
+            ) from error
+        listener.set_inheritable(True)
+        yield listener
+
+
+def _say(settings: Settings, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    threads = settings.threads or threads_for(settings.workers)
+    sys.stderr.write(
+        f"marmot: {settings.bundle} on http://{shown}:{port}, {settings.workers} worker(s) with "
+        f"{threads} engine thread(s) each on {settings.provider}, "
+        f"cache {without_password(settings.cache)}\n"
+    )
+    sys.stderr.flush()
+
+
+def without_password(url: str) -> str:
+    """A cache URL that may be shown."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn says something that we do not say better."""
+    return "startup failed" not in record.getMessage()
+
+
+async def fill_store(settings: Settings, events: Path) -> Backfilled:
+    """Opens what a backfill needs, and runs it with a progress bar."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from service.house import open_model, open_store  # noqa: PLC0415
+
+    async with AsyncExitStack() as stack:
+        model = open_model(settings, stack)
+        cache = await open_store(settings, model)
+        stack.push_async_callback(cache.close)
+        bar = stack.enter_context(Progress(console=Console(stderr=True)))
+        task = bar.add_task("backfill", total=None)
+        return await backfill(
+            model,
+            cache,
+            events,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )

@@ -1,0 +1,104 @@
+"""Which rows are missing, and from what they can be computed exactly. A pure plan, a short run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.spec import Spec
+from service.batcher import Batcher
+from service.features import History
+from service.job import Array, Job, Lane
+from service.timings import Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows [first, end) from the events [start, end), on the rows [start, first) or on none.
+
+    `is_exact` is False when events before the snapshot would be needed.
+    """
+
+    start: int
+    first: int
+    end: int
+    on_rows: bool = False
+    is_exact: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        return self.first == self.end
+
+    @property
+    def count(self) -> int:
+        return self.end - self.first
+
+    def fill(self, rows: Array, valid: Array, built: Array) -> tuple[Array, Array]:
+        """A snapshot's rows and mask with the built ones among them."""
+        rows, valid = rows.copy(), valid.copy()
+        rows[self.first : self.end] = built
+        valid[self.first : self.end] = True
+        return rows, valid
+
+
+def plan_rebuild(valid: Array, *, need_from: int, begins: bool, spec: Spec) -> Plan:
+    """What makes every row from `need_from` on valid.
+
+    `valid` says which events of a snapshot have their row; `begins` that its first event is the
+    first there ever was. One row needs the window of rows before it (append), or, if those are
+    missing too, the ids of `depth - 1` windows before it (encode).
+    """
+    events = len(valid)
+    missing = np.flatnonzero(~valid[need_from:]) + need_from
+    if not spec.cached_depths or not len(missing):
+        return Plan(events, events, events)
+    first, end = int(missing[0]), int(missing[-1]) + 1
+    before = first - spec.window
+    if first and (before >= 0 or begins) and valid[max(before, 0) : first].all():
+        return Plan(max(before, 0), first, end, on_rows=True)
+    start = first - spec.cached_depths * spec.window
+    return Plan(max(start, 0), first, end, is_exact=start >= 0 or begins)
+
+
+async def rebuild(
+    plan: Plan,
+    history: History,
+    rows: Array,
+    *,
+    batcher: Batcher,
+    spec: Spec,
+    lane: Lane,
+    deadline: float | None = None,
+    timings: Timings | None = None,
+) -> Array:
+    """The rows [first, end) of the plan, computed by the engine."""
+    job = _job(plan, history, rows, lane, deadline)
+    outputs = await batcher.submit(job)
+    if timings is not None:
+        timings.queue += job.queue_s
+        timings.run += job.run_s
+    built: np.ndarray[Any, Any] = np.empty(plan.count, spec.row)
+    for name in spec.row.names or ():
+        built[name] = outputs[name][-plan.count :]
+    return built
+
+
+def _job(plan: Plan, history: History, rows: Array, lane: Lane, deadline: float | None) -> Job:
+    if not plan.on_rows:
+        given = history[plan.start : plan.end]
+        return Job("encode", given.feed(), {"events": len(given)}, lane, deadline)
+    span = slice(plan.start, plan.first)
+    feed = {
+        **history[span].feed(),
+        **fields_of(rows[span]),
+        **history[plan.first : plan.end].feed("new_"),
+    }
+    sizes = {"records": plan.first - plan.start, "events": plan.count}
+    return Job("append", feed, sizes, lane, deadline)
+
+
+def fields_of(rows: Array) -> dict[str, Array]:
+    """The fields of a structured array as arrays of their own, contiguous as the runtime wants."""
+    return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}

@@ -1,0 +1,76 @@
+"""What every route needs: the house it serves from, the body, and a way to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.body import read_body
+from service.doorway import Visit, visit_of
+from service.house import House
+from service.schemas import ProblemBody
+
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+_WHAT = {
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "Not JSON",
+    422: "Not valid",
+    503: "Full, draining, or the store is away",
+    504: "The deadline passed",
+}
+#: For /openapi.json: the problems any route with a body can answer.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": what,
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
+        },
+    }
+    for status, what in _WHAT.items()
+}
+
+
+def house_of(request: Request) -> House:
+    """The house of the app that this request came to."""
+    house: House = request.app.state.house
+    return house
+
+
+def visit(request: Request) -> Visit:
+    """The visit that this request is."""
+    return visit_of(request.scope)
+
+
+async def body_of(request: Request, house: House) -> bytes:
+    """The request's body, within the limits of the settings."""
+    return await read_body(
+        request.scope,
+        request.receive,
+        limit_bytes=house.settings.body_limit_bytes,
+        timeout_s=house.settings.body_timeout_s,
+    )
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON, arrays included."""
+    return Response(
+        orjson.dumps(value, option=OPTIONS),
+        status,
+        dict(headers) if headers else None,
+        "application/json",
+    )
+
+
+def takes(model: type) -> dict[str, Any]:
+    """For /openapi.json: the body that a route reads by itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+__all__ = ["PROBLEMS", "ProblemBody", "answer", "body_of", "house_of", "takes", "visit"]

@@ -1,0 +1,97 @@
+"""`POST /v1/events`: what was shown, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import InternalError, InvalidRequest, Problem
+from service.events import to_event
+from service.house import House
+from service.logging import log
+from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
+from service.schemas import EventBatch, EventsResponse, PostedEvent, parse_events
+from service.timings import Timings
+
+router = APIRouter(tags=["events"])
+
+Result = dict[str, Any]
+
+
+@router.post(
+    "/v1/events",
+    summary="Record events",
+    response_model=None,
+    responses={200: {"model": EventsResponse}, **PROBLEMS},
+    openapi_extra=takes(EventBatch),
+)
+async def events(request: Request) -> Response:
+    """Up to 1,000 events, each judged by itself; acknowledged ones are stored."""
+    house, seen = house_of(request), visit(request)
+    sent = parse_events(await body_of(request, house), house.limits)
+    results: list[Result] = [{}] * len(sent)
+    by_user: dict[str, list[int]] = {}
+    latest = int(time.time()) + house.settings.max_future_s
+    problems: list[Problem] = []
+    for place, event in enumerate(sent):
+        problem = event if isinstance(event, Problem) else _too_late(event, latest)
+        if problem is not None:
+            problems.append(problem)
+            results[place] = _told(house, problem)
+        elif not isinstance(event, Problem):
+            by_user.setdefault(str(event["user_id"]), []).append(place)
+    stored = await asyncio.gather(
+        *(
+            _record(house, user_id, [sent[place] for place in places], seen.timings)
+            for user_id, places in by_user.items()
+        )
+    )
+    for places, outcome in zip(by_user.values(), stored, strict=True):
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
+            outcome = [_told(house, outcome) for _ in places]  # noqa: PLW2901
+        for place, result in zip(places, outcome, strict=True):
+            results[place] = result
+    if any("status" in result for result in results):
+        return answer({"results": results})
+    worst = max(problems, key=lambda problem: problem.status)
+    return answer({"results": results}, worst.status, worst.headers())
+
+
+async def _record(
+    house: House, user_id: str, sent: Sequence[PostedEvent | InvalidRequest], whole: Timings
+) -> list[Result] | Problem:
+    parsed = [to_event(event) for event in sent if not isinstance(event, Problem)]
+    timings = Timings(whole.began)
+    try:
+        recorded = await house.recorder.record(house.registry.active, user_id, parsed, timings)
+    except Problem as problem:
+        return problem
+    except Exception:
+        log.exception("unforeseen failure while recording")
+        return InternalError()
+    finally:
+        whole.add(timings)
+    for status in recorded.statuses:
+        house.metrics.recorded(status)
+    return [{"status": status, "version": recorded.version} for status in recorded.statuses]
+
+
+def _too_late(event: PostedEvent, latest: int) -> InvalidRequest | None:
+    if event["timestamp"] > latest:
+        return InvalidRequest("timestamp is too far in the future")
+    said = event.get("feedback_timestamp")
+    if said is not None and said > latest:
+        return InvalidRequest("feedback_timestamp is too far in the future")
+    return None
+
+
+def _told(house: House, problem: Problem) -> Result:
+    house.metrics.told(problem.slug)
+    return {"problem": problem.to_dict()}

@@ -1,0 +1,96 @@
+"""`/v1/users/{user_id}`: what is known of a user, and forgetting it.
+
+The doorway leaves these paths percent-encoded, so that an id may hold a slash.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from fastapi import APIRouter
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cache.errors import CacheMismatch, CacheUnavailable
+from cache.timeline import Timeline
+from service.errors import InvalidRequest, StoreAway
+from service.routes.doors import PROBLEMS, answer, house_of, visit
+from service.schemas import TimelineResponse, check_text
+
+router = APIRouter(tags=["users"])
+
+DEFAULT_LIMIT = 100
+_USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}}
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_LIMIT},
+}
+_TOLD: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (422, 503)}
+
+
+@router.get(
+    "/v1/users/{user_id}/timeline",
+    summary="The newest events of a user",
+    response_model=None,
+    responses={200: {"model": TimelineResponse}, **_TOLD},
+    openapi_extra={"parameters": [_USER_ID, _LIMIT]},
+)
+async def timeline(request: Request) -> Response:
+    """Newest first; an unknown user has none."""
+    house, seen = house_of(request), visit(request)
+    user_id = _user_id(request)
+    limit = min(_limit(request), house.settings.max_timeline)
+    try:
+        snapshot = await house.cache.fetch(user_id, limit=limit)
+    except (CacheUnavailable, CacheMismatch) as error:
+        raise StoreAway("The store is not reachable") from error
+    finally:
+        seen.timings.cache += seen.timings.total
+    events = list(reversed(_shown(snapshot.timeline)))
+    return answer({"user_id": user_id, "version": snapshot.version, "events": events})
+
+
+@router.delete(
+    "/v1/users/{user_id}",
+    summary="Forget a user",
+    status_code=204,
+    response_model=None,
+    responses={204: {"description": "Forgotten"}, **_TOLD},
+    openapi_extra={"parameters": [_USER_ID]},
+)
+async def forget(request: Request) -> Response:
+    """Removes the user's events and rows, under every fingerprint."""
+    await house_of(request).recorder.forget(_user_id(request))
+    return Response(status_code=204)
+
+
+def _shown(found: Timeline) -> list[dict[str, Any]]:
+    return [
+        {
+            "item_id": event.item_id,
+            "timestamp": event.timestamp,
+            "feedback": {task: mark.value for task, mark in event.feedback.items()},
+        }
+        for event in found.events()
+    ]
+
+
+def _user_id(request: Request) -> str:
+    try:
+        return check_text(unquote_to_bytes(request.path_params["user_id"]).decode())
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("user_id is not UTF-8") from error
+    except PydanticCustomError as error:
+        raise InvalidRequest(f"user_id {error.message()}") from error
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit")
+    if given is None:
+        return DEFAULT_LIMIT
+    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) < 1:
+        raise InvalidRequest("limit must be a whole number of at least 1")
+    return int(given)

@@ -1,0 +1,334 @@
+"""What callers send, checked once at the door; nothing deeper sees a bad shape.
+
+Limits come in as validation context (`Limits`), so that a setting can move them. Answers are
+plain dicts rendered by orjson; their models here only describe them in /openapi.json.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
+
+from service.errors import InvalidRequest
+
+ID_BYTES = 128
+LATEST_S = 2**53
+MAX_TASKS = 64
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of everything one request may carry."""
+
+    max_candidates: int = 2_000
+    max_history: int = 10_000
+    max_events: int = 1_000
+    max_batch: int = 64
+
+
+def check_text(value: str) -> str:
+    """Returns an id or name that may be stored as it is; nothing is trimmed."""
+    if not value:
+        raise PydanticCustomError("bad_id", "must not be empty")
+    if len(value.encode()) > ID_BYTES:
+        raise PydanticCustomError("bad_id", "is longer than {limit} bytes", {"limit": ID_BYTES})
+    if _CONTROL.search(value):
+        raise PydanticCustomError("bad_id", "contains control characters")
+    return value
+
+
+def _check_id(value: int | str) -> int | str:
+    return check_text(value) if isinstance(value, str) else value
+
+
+def _check_ids(values: list[int | str]) -> list[int | str]:
+    texts = [value for value in values if type(value) is str]
+    joined = "".join(texts)
+    harmless = joined.isascii() and joined.isprintable()
+    if not harmless or (texts and (len(max(texts, key=len)) > ID_BYTES or "" in texts)):
+        for text in texts:
+            check_text(text)
+    return values
+
+
+def _at_most(limit: str) -> Any:
+    def check(values: list[Any], info: ValidationInfo) -> list[Any]:
+        most = getattr(info.context or Limits(), limit)
+        if len(values) > most:
+            raise PydanticCustomError(
+                "too_long",
+                "has {actual_length} entries, at most {max_length} are taken",
+                {"actual_length": len(values), "max_length": most},
+            )
+        return values
+
+    return AfterValidator(check)
+
+
+_Number = Annotated[int, Field(strict=True, ge=-(2**63), le=2**64 - 1)]
+_Text = Annotated[str, Field(strict=True)]
+Id = Annotated[
+    _Number | _Text,
+    AfterValidator(_check_id),
+    Field(
+        description=f"Text of at most {ID_BYTES} bytes, or a whole number: 42 is the same as '42'"
+    ),
+]
+Name = Annotated[str, Field(strict=True), AfterValidator(check_text)]
+Seconds = Annotated[int, Field(strict=True, ge=0, le=LATEST_S)]
+Label = Annotated[int, Field(strict=True, ge=0, le=1)]
+Feedback = Annotated[dict[Name, Label], Field(max_length=MAX_TASKS)]
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class HistoryEvent(TypedDict):
+    """An exposed item, when, and what came of it as far as that is known."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    item_id: Id
+    timestamp: Seconds
+    feedback: NotRequired[Feedback | None]
+    feedback_timestamp: NotRequired[Seconds | None]
+
+
+class PostedEvent(HistoryEvent):
+    """A history event and whose it is."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+
+    user_id: Id
+
+
+class ModelChoice(BaseModel):
+    """Which of the loaded bundles answers."""
+
+    model_config = _STRICT
+
+    version: Name | None = None
+
+
+class RankRequest(BaseModel):
+    """Candidates to score for one user at one time."""
+
+    model_config = _STRICT
+
+    user_id: Id
+    candidates: Annotated[
+        list[_Number | _Text],
+        Field(min_length=1, json_schema_extra={"maxItems": Limits().max_candidates}),
+        _at_most("max_candidates"),
+        AfterValidator(_check_ids),
+    ]
+    timestamp: Seconds | None = None
+    top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
+    deadline_ms: (
+        Annotated[float, Field(strict=True, ge=0, le=LATEST_S, allow_inf_nan=False)] | None
+    ) = None
+    history: Annotated[list[HistoryEvent], _at_most("max_history")] | None = None
+    min_version: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = None
+    model: ModelChoice | None = None
+
+
+class RankBatch(BaseModel):
+    """Several rank requests, each judged by itself."""
+
+    model_config = _STRICT
+
+    requests: Annotated[list[Any], Field(min_length=1), _at_most("max_batch")]
+
+
+class EventBatch(BaseModel):
+    """Events of any users, each judged by itself."""
+
+    model_config = _STRICT
+
+    events: Annotated[list[Any], Field(min_length=1), _at_most("max_events")]
+
+
+class ModelName(BaseModel):
+    """The bundle that answered."""
+
+    name: str
+    version: str
+    fingerprint: str
+
+
+class CacheReport(BaseModel):
+    """What the cache had to do with the answer."""
+
+    state: Literal["hit", "partial", "cold", "inline", "away"]
+    records: int
+    recomputed: int
+    version: int
+    age_s: float | None
+
+
+class RankResponse(BaseModel):
+    """Scores aligned with the candidates, and the ranking by the primary task."""
+
+    user_id: int | str
+    model: ModelName
+    scores: dict[str, list[float]]
+    ranking: list[int | str]
+    unknown_items: list[int | str]
+    cache: CacheReport
+    degraded: list[str]
+
+
+class EventResult(BaseModel):
+    """What became of one event."""
+
+    status: Literal["appended", "inserted", "updated", "duplicate", "expired"] | None = None
+    version: int | None = None
+    problem: ProblemBody | None = None
+
+
+class EventsResponse(BaseModel):
+    """One result per event, in the order they were sent."""
+
+    results: list[EventResult]
+
+
+class RankBatchResponse(BaseModel):
+    """One answer, or one problem, per request."""
+
+    results: list[RankResponse | dict[Literal["problem"], ProblemBody]]
+
+
+class TimelineResponse(BaseModel):
+    """The newest events of a user, newest first."""
+
+    user_id: str
+    version: int
+    events: list[dict[str, Any]]
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+_posted_event: TypeAdapter[PostedEvent] = TypeAdapter(PostedEvent)
+
+
+def parse_rank(body: bytes, limits: Limits) -> RankRequest:
+    """One rank request from the bytes of a body."""
+    try:
+        return RankRequest.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+
+
+def parse_rank_batch(body: bytes, limits: Limits) -> list[RankRequest | InvalidRequest]:
+    """Each request of a batch, or what is wrong with it."""
+    try:
+        batch = RankBatch.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+    judged: list[RankRequest | InvalidRequest] = []
+    for entry in batch.requests:
+        try:
+            judged.append(RankRequest.model_validate(entry, context=limits))
+        except ValidationError as error:
+            judged.append(InvalidRequest(sentence(error)))
+    return judged
+
+
+def parse_events(body: bytes, limits: Limits) -> list[PostedEvent | InvalidRequest]:
+    """Each event of a body, or what is wrong with it."""
+    try:
+        batch = EventBatch.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+    judged: list[PostedEvent | InvalidRequest] = []
+    for entry in batch.events:
+        try:
+            judged.append(_posted_event.validate_python(entry))
+        except ValidationError as error:
+            judged.append(InvalidRequest(sentence(error)))
+    return judged
+
+
+_TYPES = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+}
+
+
+def sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, with the field it is wrong in."""
+    errors = error.errors(include_url=False, include_input=False)
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first['ctx']['error']}"
+    field = _field(first)
+    same = [each for each in errors if _field(each) == field]
+    kinds = {each["type"] for each in same}
+    if kinds == {"int_type", "string_type"}:
+        said = "must be text or a whole number"
+    else:
+        # Of a union's complaints the one about the value is the one about the right type.
+        told = next(
+            (each for each in same if each["type"] not in ("int_type", "string_type")), first
+        )
+        said = _said(told)
+    return f"{field or 'the body'} {said}"
+
+
+def _field(error: ErrorDetails) -> str:
+    parts = [
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in error["loc"]
+        if not (
+            isinstance(part, str)
+            and (part.startswith(("constrained-", "function-")) or part in ("int", "str", "[key]"))
+        )
+    ]
+    return "".join(parts).lstrip(".")[:200]
+
+
+def _said(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _TYPES:
+        return _TYPES[kind]
+    if kind == "too_short":
+        return "must not be empty"
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']}"
+    if kind == "less_than_equal":
+        return f"must be at most {context['le']}"
+    return error["msg"]
+
+
+def feedback_of(event: Mapping[str, Any]) -> Mapping[str, int]:
+    """The named labels of a checked event; empty when there are none."""
+    return event.get("feedback") or {}

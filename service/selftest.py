@@ -1,0 +1,108 @@
+"""Before the first request: every graph is run once, and cached is compared with full."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from models.spec import Spec
+from service.errors import StartError
+from service.features import History
+from service.job import Array, Job, Lane
+from service.rebuild import Plan, fields_of, rebuild
+from service.registry import Model
+
+#: How far probabilities from cached rows may be from those of a whole timeline (law 1).
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}
+
+MOST_EVENTS = 200
+CANDIDATES = 16
+
+
+async def warm_up(model: Model) -> None:
+    """Runs `rank.onnx` on the example that training wrote beside it."""
+    example = model.bundle.example()
+    ports = model.bundle.graphs["rank"].inputs
+    missing = [port.name for port in ports if port.name not in example]
+    if missing:
+        raise StartError(f"{model.bundle.path}: example.npz has no {', '.join(missing)}")
+    sizes = {
+        axis: size
+        for port in ports
+        for axis, size in zip(port.axes, example[port.name].shape, strict=True)
+        if isinstance(axis, str) and axis != "batch"
+    }
+    feed = {port.name: example[port.name][0] for port in ports}
+    await model.batcher.submit(Job("rank", feed, sizes, Lane.REBUILD))
+
+
+async def self_test(model: Model) -> None:
+    """Scores over rows appended bit by bit equal scores over rows encoded at once."""
+    spec = model.spec
+    if not spec.cached_depths:
+        return
+    history = _some_history(model)
+    whole = await _build(model, history, np.zeros(0, spec.row), 0, len(history))
+    appended = np.zeros(0, spec.row)
+    for first, end in _steps(len(history)):
+        rows = await _build(model, history, appended, first, end)
+        appended = np.concatenate([appended, rows])
+    full = await _scores(model, history, whole)
+    cached = await _scores(model, history, appended)
+    found, allowed = float(np.abs(full - cached).max()), TOLERANCE[spec.cache_dtype]
+    if not found <= allowed:
+        raise StartError(
+            f"{model.bundle.path}: scores from cached records differ from full ones by "
+            f"{found:.2g}, {allowed:g} is allowed for {spec.cache_dtype}; refused"
+        )
+
+
+def _some_history(model: Model) -> History:
+    """A history that is longer than a window where that is not too long."""
+    spec = model.spec
+    count = min(spec.window + 8, MOST_EVENTS)
+    random = np.random.default_rng(0)
+    gaps = random.integers(0, 100_000, count)
+    return History(
+        random.integers(0, len(model.bundle.vocabulary) + spec.fallback_rows, count),
+        np.cumsum(gaps) + 900_000_000,
+        random.integers(-1, 2, (count, len(spec.tasks))).astype(np.int8),
+    )
+
+
+def _steps(count: int) -> list[tuple[int, int]]:
+    """Ends of ever longer appends, and single ones at the end."""
+    ends, end = [0], 0
+    for size in (*range(1, count), *([1] * count)):
+        end = min(end + size, max(count - 8, end + 1))
+        ends.append(end)
+        if end >= count:
+            break
+    return list(pairwise(ends))
+
+
+async def _build(model: Model, history: History, rows: Array, first: int, end: int) -> Array:
+    start = max(0, first - model.spec.window)
+    plan = Plan(start, first, end, on_rows=first > 0)
+    return await rebuild(
+        plan, history, rows, batcher=model.batcher, spec=model.spec, lane=Lane.REBUILD
+    )
+
+
+async def _scores(model: Model, history: History, rows: Array) -> Array:
+    newest = slice(max(0, len(history) - model.spec.window), len(history))
+    shown = history[newest]
+    feed = {
+        "candidates": _candidates(model.spec, len(model.bundle.vocabulary)),
+        "timestamp": shown.timestamps[-1] + 60,
+        **shown.feed(),
+        **fields_of(rows[newest]),
+    }
+    sizes = {"candidates": CANDIDATES, "records": len(shown)}
+    outputs = await model.batcher.submit(Job("rank", feed, sizes, Lane.REBUILD))
+    return outputs["scores"]
+
+
+def _candidates(spec: Spec, items: int) -> Array:
+    return np.random.default_rng(1).integers(0, items + spec.fallback_rows, CANDIDATES)

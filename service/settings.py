@@ -1,0 +1,62 @@
+"""Every option of `marmot serve`; the environment is read here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """`MARMOT_…` in the environment, or by keyword from the command line, which wins."""
+
+    model_config = SettingsConfigDict(env_prefix="MARMOT_", frozen=True, extra="ignore")
+
+    bundle: Path = Path("var/bundle")
+    cache: str = "lmdb:./var/cache"
+    keep: int | None = Field(None, ge=1)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    workers: int = Field(1, ge=1, le=256)
+    provider: str = "cpu"
+    threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")
+    worker_metrics_dir: Path | None = None
+
+    record_ttl_s: int = Field(30 * 86_400, ge=1)
+    timeline_ttl_s: int | None = Field(None, ge=1)
+    store_timeout_ms: float = Field(500.0, gt=0)
+
+    body_limit_bytes: int = Field(1 << 20, ge=1)
+    body_timeout_s: float = Field(10.0, gt=0)
+    max_candidates: int = Field(2_000, ge=1)
+    max_history: int = Field(10_000, ge=0)
+    max_events: int = Field(1_000, ge=1)
+    max_batch: int = Field(64, ge=1)
+    max_timeline: int = Field(10_000, ge=1)
+    max_future_s: int = Field(86_400, ge=0)
+    default_deadline_ms: float = Field(10_000.0, gt=0)
+    write_deadline_s: float = Field(5.0, gt=0)
+
+    queue_limit_ms: float = Field(2_000.0, gt=0, description="work that may wait, by estimate")
+    drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
+
+    log_format: Literal["json", "console"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = False
+
+
+def read_settings(**options: Any) -> Settings:
+    """Settings from the environment, overridden by every option that is not None."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{name.replace('_', '-')} (MARMOT_{name.upper()}): {first['msg']}"
+        ) from error

@@ -1,0 +1,35 @@
+"""How long each stage of one request took, for its answer's `Server-Timing`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+
+STAGES = ("cache", "queue", "run")
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds per stage since the request came in."""
+
+    began: float = field(default_factory=perf_counter)
+    cache: float = 0.0
+    queue: float = 0.0
+    run: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return perf_counter() - self.began
+
+    def add(self, other: Timings) -> None:
+        """Takes in the stages of one part of the request."""
+        self.cache += other.cache
+        self.queue += other.queue
+        self.run += other.run
+
+    def header(self) -> str:
+        """The value of the `Server-Timing` header, in milliseconds."""
+        return (
+            f"cache;dur={self.cache * 1e3:.3f}, queue;dur={self.queue * 1e3:.3f}, "
+            f"run;dur={self.run * 1e3:.3f}, total;dur={self.total * 1e3:.3f}"
+        )
