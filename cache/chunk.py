@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cache.timeline import Timeline
 
@@ -31,5 +32,5 @@ def pieces(timeline: Timeline, *, is_last: bool) -> list[Chunk]:
     else:
         parts = round(count / CHUNK_EVENTS)
         cuts = [count * part // parts for part in range(parts + 1)]
-    spans = [timeline[low:high] for low, high in zip(cuts, cuts[1:], strict=False) if low < high]
+    spans = [timeline[low:high] for low, high in pairwise(cuts) if low < high]
     return [Chunk(span.key(0), span) for span in spans]

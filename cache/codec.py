@@ -51,6 +51,7 @@ class RowChunk(NamedTuple):
 
 
 def encode_chunk(owner: bytes, timeline: Timeline) -> bytes:
+    """Column by column: longs, hashes, labels, text."""
     names = "\0".join(timeline.feedback).encode()
     item_ids = "\0".join(timeline.item_ids).encode()
     columns = timeline.feedback.values()
@@ -71,6 +72,7 @@ def encode_chunk(owner: bytes, timeline: Timeline) -> bytes:
 
 
 def decode_chunk(owner: bytes, bound: bytes, value: bytes) -> Chunk:
+    """Views of the bytes, if they are this user's and begin with `bound`."""
     count = _unsealed(b"mT", _CHUNK_BODY, value)
     owner_size, tasks, names_size, ids_size = _CHUNK.unpack_from(value, _START.size)
     numbers = _CHUNK_BODY
@@ -105,6 +107,7 @@ def encode_rows(
     written_at_s: float,
     expires_at_s: float,
 ) -> bytes:
+    """One row per event of a chunk, as they lie in memory."""
     fingerprint, row_type = _names(layout.fingerprint, layout.row)
     sizes = len(owner), len(fingerprint), len(row_type)
     return _sealed(
@@ -149,12 +152,14 @@ def rows_expiry(value: bytes) -> float:
 
 
 def encode_head(owner: bytes, head: Head) -> bytes:
+    """Without the version: that is the store's to give."""
     fingerprints = "".join(head.fingerprints).encode()
     numbers = (head.epoch, head.expires_at_s, len(owner), len(head.fingerprints), head.trimmed)
     return _sealed(b"mH", head.count, _HEAD.pack(*numbers), fingerprints, owner)
 
 
 def decode_head(owner: bytes, value: bytes) -> Head:
+    """The head, if it is this user's."""
     count = _unsealed(b"mH", _HEAD_BODY, value)
     epoch, expires_at_s, size, fingerprints, trimmed = _HEAD.unpack_from(value, _START.size)
     text = _HEAD_BODY
@@ -178,6 +183,7 @@ def encode_version(place: bytes, version: int) -> bytes:
 
 
 def decode_version(place: bytes, value: bytes) -> int:
+    """The number, if it was written for this place."""
     text = value.partition(b":")[0]
     if not text.isdigit() or encode_version(place, int(text)) != value:
         raise CodecError("a version that does not add up")

@@ -17,6 +17,7 @@ from cache.errors import CacheUnavailable
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import LmdbKeys
 from cache.layout import Layout
+from cache.lmdb_store import Txn
 from cache.lmdb_writer import LmdbWriter
 from cache.raw import Answer, Question
 from cache.reading import OnEvent, read
@@ -134,18 +135,19 @@ class LmdbCache:
 
     def _agree(self, keep: int | None, least_keep: int) -> int:
         wanted = wanted_keep(keep, least_keep)
+        txn: Txn
         with self._env.begin() as txn:
             remembered = txn.get(keys.LMDB_KEEP)
         if remembered is None:
             with self._env.begin(write=True) as txn:
                 txn.put(keys.LMDB_KEEP, b"%d" % wanted, overwrite=False)
                 remembered = txn.get(keys.LMDB_KEEP)
-        return agreed_keep(bytes(remembered), keep, least_keep)
+        return agreed_keep(remembered, keep, least_keep)
 
     def _answer(self, question: Question) -> Answer:
         return self._read(lambda txn: lmdb_store.answer(txn, question, self._keep))
 
-    def _read(self, look: Callable[[lmdb.Transaction], T]) -> T:
+    def _read(self, look: Callable[[Txn], T]) -> T:
         if not self._is_open:
             raise CacheUnavailable("LMDB is closed.")
         try:
@@ -154,7 +156,7 @@ class LmdbCache:
         except lmdb.Error as failed:
             raise CacheUnavailable(f"LMDB did not answer: {failed}") from failed
 
-    async def _written(self, work: Callable[[lmdb.Transaction], T]) -> T:
+    async def _written(self, work: Callable[[Txn], T]) -> T:
         if not self._is_open:
             raise CacheUnavailable("LMDB is closed.")
         return await asyncio.wrap_future(self._writer.submit(work))

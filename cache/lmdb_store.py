@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from struct import unpack_from
-
-import lmdb
+from typing import Any
 
 from cache import keys
 from cache.codec import encode_version, rows_expiry
@@ -14,8 +13,11 @@ from cache.errors import StaleVersion
 from cache.keys import LmdbKeys
 from cache.raw import Answer, Question, Writes
 
+Txn = Any  # py-lmdb's types say bytes or memoryview everywhere; without buffers=True it is bytes
+Cursor = Any
 
-def answer(txn: lmdb.Transaction, question: Question, keep: int) -> Answer:
+
+def answer(txn: Txn, question: Question, keep: int) -> Answer:
     """The same walk as `fetch.lua`."""
     place = LmdbKeys(question.owner)
     version, head = txn.get(place.version), txn.get(place.head)
@@ -50,7 +52,7 @@ def answer(txn: lmdb.Transaction, question: Question, keep: int) -> Answer:
     return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows)
 
 
-def apply(txn: lmdb.Transaction, writes: Writes) -> int:
+def apply(txn: Txn, writes: Writes) -> int:
     """The same step as `append.lua`."""
     place = LmdbKeys(writes.owner)
     expected = encode_version(place.version, writes.base) if writes.base else None
@@ -75,7 +77,7 @@ def apply(txn: lmdb.Transaction, writes: Writes) -> int:
     return version
 
 
-def forget(txn: lmdb.Transaction, owner: bytes) -> None:
+def forget(txn: Txn, owner: bytes) -> None:
     """The floor stays; it names nobody."""
     place = LmdbKeys(owner)
     if txn.get(place.version) or txn.get(place.head):
@@ -86,7 +88,7 @@ def forget(txn: lmdb.Transaction, owner: bytes) -> None:
         _delete_all(txn, prefix)
 
 
-def put_aside(txn: lmdb.Transaction, owner: bytes, seen: Answer) -> bool:
+def put_aside(txn: Txn, owner: bytes, seen: Answer) -> bool:
     """Moves a damaged timeline away, unless somebody wrote it since."""
     place = LmdbKeys(owner)
     if (txn.get(place.version), txn.get(place.head)) != (seen.version, seen.head):
@@ -104,7 +106,7 @@ def put_aside(txn: lmdb.Transaction, owner: bytes, seen: Answer) -> bool:
 
 
 def expired_rows(
-    txn: lmdb.Transaction, start: bytes, limit: int, now_s: float
+    txn: Txn, start: bytes, limit: int, now_s: float
 ) -> tuple[list[bytes], bytes | None]:
     """Expired row keys among the next `limit`, and where to go on."""
     expired: list[bytes] = []
@@ -119,7 +121,7 @@ def expired_rows(
     return expired, cursor.key() if found else None
 
 
-def delete_expired(txn: lmdb.Transaction, row_keys: list[bytes], now_s: float) -> int:
+def delete_expired(txn: Txn, row_keys: list[bytes], now_s: float) -> int:
     """Deletes those that nobody wrote again; says how many."""
     count = 0
     for key in row_keys:
@@ -134,19 +136,19 @@ def _count(value: bytes | None) -> int:
     return int(unpack_from("<I", value, 4)[0]) if value and len(value) >= 8 else 0
 
 
-def _seek(cursor: lmdb.Cursor, key: bytes, prefix: bytes) -> bool:
+def _seek(cursor: Cursor, key: bytes, prefix: bytes) -> bool:
     """To the first key from here on."""
     return bool(cursor.set_range(key)) and cursor.key().startswith(prefix)
 
 
-def _seek_before(cursor: lmdb.Cursor, prefix: bytes, end: bytes | None) -> bool:
+def _seek_before(cursor: Cursor, prefix: bytes, end: bytes | None) -> bool:
     """To the last chunk before `end`, or the last of all."""
     limit = prefix + end if end is not None else prefix[:-1] + b"\x01"
     found = cursor.prev() if cursor.set_range(limit) else cursor.last()
     return bool(found) and cursor.key().startswith(prefix)
 
 
-def _count_newer(cursor: lmdb.Cursor, prefix: bytes, question: Question) -> int:
+def _count_newer(cursor: Cursor, prefix: bytes, question: Question) -> int:
     """Events in chunks from `end` on; rows are kept for the newest only, so far and no further."""
     if question.end is None:
         return 0
@@ -160,7 +162,7 @@ def _count_newer(cursor: lmdb.Cursor, prefix: bytes, question: Question) -> int:
 
 
 def _touched(
-    cursor: lmdb.Cursor, place: LmdbKeys, question: Question, count: int, keep: int
+    cursor: Cursor, place: LmdbKeys, question: Question, count: int, keep: int
 ) -> list[bytes]:
     """Bounds of chunks that events fall into, and of the front if it will overflow."""
     prefix, size = place.chunks, len(place.chunks)
@@ -178,7 +180,7 @@ def _touched(
     return list(bounds)
 
 
-def _write_rows(txn: lmdb.Transaction, prefix: bytes, writes: Writes) -> None:
+def _write_rows(txn: Txn, prefix: bytes, writes: Writes) -> None:
     if writes.reset_rows:
         _delete_all(txn, prefix)
     for bound in writes.drop_rows:
@@ -189,7 +191,7 @@ def _write_rows(txn: lmdb.Transaction, prefix: bytes, writes: Writes) -> None:
         _delete_all(txn, prefix, before=prefix + writes.oldest_rows)
 
 
-def _items(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _items(txn: Txn, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     cursor = txn.cursor()
     found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):
@@ -197,7 +199,7 @@ def _items(txn: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]
         found = cursor.next()
 
 
-def _delete_all(txn: lmdb.Transaction, prefix: bytes, before: bytes | None = None) -> None:
+def _delete_all(txn: Txn, prefix: bytes, before: bytes | None = None) -> None:
     cursor = txn.cursor()
     found = cursor.set_range(prefix)
     while found and cursor.key().startswith(prefix):
@@ -206,12 +208,12 @@ def _delete_all(txn: lmdb.Transaction, prefix: bytes, before: bytes | None = Non
         found = cursor.delete() and bool(cursor.key())
 
 
-def _next_version(txn: lmdb.Transaction, base: int) -> int:
+def _next_version(txn: Txn, base: int) -> int:
     floor = int(txn.get(keys.LMDB_FLOOR, b"0"))
     return max(time.time_ns() // 1000, base + 1, floor + 1)
 
 
-def _raise_floor(txn: lmdb.Transaction, version: bytes | None) -> None:
+def _raise_floor(txn: Txn, version: bytes | None) -> None:
     """No later version may repeat one of a user that is gone."""
     text = (version or b"").partition(b":")[0]
     seen = int(text) if text.isdigit() and len(text) < 17 else 0  # longer: damaged

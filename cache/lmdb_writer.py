@@ -61,11 +61,11 @@ class LmdbWriter:
             job = jobs[0]
             try:
                 with self._env.begin(write=True) as txn:
-                    for job in jobs:  # noqa: B007 - the last one is the one that failed
+                    for job in jobs:
                         try:
                             outcomes.append((job, job.work(txn), None))
-                        except CacheError as refused:
-                            outcomes.append((job, None, refused))
+                        except CacheError as refusal:
+                            outcomes.append((job, None, refusal))
             except lmdb.Error as full:
                 for job in jobs:
                     problem = CacheUnavailable(f"LMDB did not take a write: {full}")

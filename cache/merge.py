@@ -16,6 +16,8 @@ from cache.chunk import Chunk
 from cache.page import Page
 from cache.timeline import Event
 
+MAX_KEY_BYTES = 8 + 200  # what an LMDB key has room for, beside a user's id
+
 Status = Literal["appended", "inserted", "updated", "duplicate", "expired"]
 
 
@@ -35,8 +37,12 @@ class Merged:
 
 
 def merge(
-    elsewhere: Sequence[Chunk], tail: Sequence[Chunk], events: Sequence[Event], *,
-    count: int, keep: int,
+    elsewhere: Sequence[Chunk],
+    tail: Sequence[Chunk],
+    events: Sequence[Event],
+    *,
+    count: int,
+    keep: int,
 ) -> Merged:
     """Merges events into the chunks they fall into; the caller has read all those.
 
@@ -54,6 +60,8 @@ def merge(
         key = event.key
         at = max(bisect_right(bounds, key) - 1, front)
         page = pages[at]
+        if len(key) > MAX_KEY_BYTES:
+            raise ValueError(f"This is a bug: an item id of {len(key) - 8} bytes came in.")
         known = page.find(key)
         if known is not None:
             changed = page.update(known, event)

@@ -57,7 +57,7 @@ class RedisCache:
         # Our own timeout spans a whole call, and cancelling closes the connection in redis-py 8
         # (read_response, send_packed_command), so that no reply is left for the next caller.
         # One retry, on a lost connection only: the pool's are all dead after a server's restart.
-        self._client = Redis.from_pool(
+        self._client: Any = Redis.from_pool(  # its types say bytes or str; ours are bytes
             ConnectionPool.from_url(
                 url,
                 protocol=2,
@@ -231,8 +231,7 @@ class RedisCache:
             named = ()
         found = {place.rows(fingerprint) for fingerprint in named}
         if not is_sure or (head is None and self._timeline_ttl_s):
-            pattern: Any = place.rows_pattern
-            async for key in self._client.scan_iter(match=pattern, count=1000):
+            async for key in self._client.scan_iter(match=place.rows_pattern, count=1000):
                 if place.is_rows(key):
                     found.add(key)
         return sorted(found)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 
@@ -19,11 +18,9 @@ class Script:
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(
-        self, client: Redis, keys: Sequence[bytes], arguments: Sequence[bytes | int]
+        self, client: Any, keys: Sequence[bytes], arguments: Sequence[bytes | int]
     ) -> Any:
         try:
-            return await client.execute_command(
-                "EVALSHA", self._sha, len(keys), *keys, *arguments
-            )
+            return await client.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)

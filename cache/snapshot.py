@@ -151,7 +151,6 @@ class Change:
             )
         return replace(self, rows=rows, valid=valid, has_rows=bool(rows.dtype.itemsize))
 
-
     def whole_rows(self) -> tuple[Rows, Mask, Mask]:
         """Rows and marks along the whole tail, and which of them are not stored yet."""
         whole = self.whole

@@ -67,9 +67,7 @@ def write(
 
 
 def _with_fingerprint(head: Head, own: str) -> Head:
-    return Head(
-        head.count, head.epoch, head.trimmed, head.expires_at_s, (*head.fingerprints, own)
-    )
+    return Head(head.count, head.epoch, head.trimmed, head.expires_at_s, (*head.fingerprints, own))
 
 
 class _RowWrites:
