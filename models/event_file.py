@@ -6,9 +6,8 @@ by its line, a Parquet row by its number from 1.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+
+from models.event_source import EventsError, Source, open_source, shown
 
 ID_BYTES = 128
 KEY_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -26,13 +25,7 @@ FEEDBACK_TIMESTAMP = "feedback_timestamp"
 TIMESTAMP_LIMIT = 10**18
 UNKNOWN = -1
 
-_PARQUET_MAGIC = b"PAR1"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CSV_BLOCK_BYTES = 16 << 20
-
-
-class EventsError(ValueError):
-    """An events file that cannot be used; the message says where and why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +50,7 @@ class EventColumns:
 
 def read_columns(path: Path | str, tasks: Sequence[str] | None = None) -> EventColumns:
     """Read an events file; `tasks` defaults to every column that holds nothing but 0 and 1."""
-    source = _open(Path(path))
+    source = open_source(Path(path))
     for name in KEY_COLUMNS:
         source.require(name)
     reserved = {*KEY_COLUMNS, FEEDBACK_TIMESTAMP}
@@ -99,131 +92,7 @@ def read_columns(path: Path | str, tasks: Sequence[str] | None = None) -> EventC
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """An opened file: its columns' names, a way to read some, and how it names a row."""
-
-    path: Path
-    names: tuple[str, ...]
-    is_text: bool
-    read: Callable[[Sequence[str]], pa.Table]
-    place: Callable[[int], str]
-
-    def require(self, name: str) -> None:
-        if name not in self.names:
-            found = ", ".join(_shown(known) for known in self.names)
-            raise EventsError(f"{self.path} has no column {name} (it has {found})")
-
-    def complain(self, row: int, name: str, what: str) -> EventsError:
-        return EventsError(f"{self.path}, {self.place(int(row))}: {name} {what}")
-
-
-def _open(path: Path) -> _Source:
-    try:
-        with path.open("rb") as file:
-            start = file.read(4096)
-    except FileNotFoundError:
-        raise EventsError(f"{path} does not exist") from None
-    except OSError as error:
-        raise EventsError(f"{path} can't be read: {error.strerror or error}") from error
-    if not start:
-        raise EventsError(f"{path} is empty")
-    source = _open_parquet(path) if start.startswith(_PARQUET_MAGIC) else _open_csv(path, start)
-    for name in source.names:
-        if source.names.count(name) > 1:
-            raise EventsError(f"{path} has the column {_shown(name)} twice")
-    return source
-
-
-def _open_parquet(path: Path) -> _Source:
-    def read(names: Sequence[str]) -> pa.Table:
-        try:
-            return pq.ParquetFile(path).read(columns=list(names))
-        except (pa.ArrowException, OSError) as error:
-            raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
-
-    try:
-        names = tuple(pq.ParquetFile(path).schema_arrow.names)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
-    return _Source(path, names, False, read, lambda row: f"row {row + 1}")
-
-
-def _open_csv(path: Path, start: bytes) -> _Source:
-    if b"\0" in start:
-        raise EventsError(f"{path} is neither Parquet nor CSV in UTF-8")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = tuple(next((row for row in csv.reader(file) if row), ()))
-    except (UnicodeDecodeError, csv.Error):
-        # Decoding runs ahead of the header, so the fault may lie in a row further down.
-        names = _header_bytes(path, start)
-    if not names:
-        raise EventsError(f"{path} is empty")
-
-    def read(wanted: Sequence[str]) -> pa.Table:
-        try:
-            return pa_csv.read_csv(
-                path,
-                read_options=pa_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(wanted, pa.large_binary()),
-                    include_columns=list(wanted),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
-        except (pa.ArrowException, OSError) as error:
-            ragged = _ragged_row(path, len(names))
-            reason = ragged or f"{path} can't be read as CSV: {_first_line(error)}"
-            raise EventsError(reason) from error
-
-    return _Source(path, names, True, read, lambda row: f"line {_line(path, row)}")
-
-
-def _header_bytes(path: Path, start: bytes) -> tuple[str, ...]:
-    lines = start.removeprefix(b"\xef\xbb\xbf").splitlines()
-    try:
-        header = lines[0].decode()
-    except UnicodeDecodeError as error:
-        raise EventsError(f"{path} is neither Parquet nor CSV in UTF-8") from error
-    return tuple(next(csv.reader([header]), ()))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(first line, fields) of each row of a CSV file, the header included, blank lines not."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        line = 1
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-
-
-def _line(path: Path, row: int) -> int:
-    """Where a data row stands in the file; slow, and only walked to word a complaint."""
-    try:
-        for index, (line, _) in enumerate(_rows(path)):
-            if index == row + 1:
-                return line
-    except csv.Error:
-        pass
-    return row + 2
-
-
-def _ragged_row(path: Path, width: int) -> str | None:
-    try:
-        for line, fields in _rows(path):
-            if len(fields) != width:
-                return f"{path}, line {line}: {len(fields)} fields where the header has {width}"
-    except csv.Error:
-        pass
-    return None
-
-
-def _ids(source: _Source, name: str, column: pa.ChunkedArray) -> Ids:
+def _ids(source: Source, name: str, column: pa.ChunkedArray) -> Ids:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     values = _flat(column)
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
@@ -257,14 +126,14 @@ def _fault(raw: bytes, text: str) -> str | None:
     if not raw:
         return "is empty"
     if len(raw) > ID_BYTES:
-        return f"is {len(raw)} bytes long, more than {ID_BYTES}: {_shown(text)}"
+        return f"is {len(raw)} bytes long, more than {ID_BYTES}: {shown(text)}"
     if _CONTROL.search(text):
-        return f"contains a control character: {_shown(text)}"
+        return f"contains a control character: {shown(text)}"
     return None
 
 
 def _timestamps(
-    source: _Source, name: str, column: pa.ChunkedArray, default: np.ndarray[Any, Any] | None
+    source: Source, name: str, column: pa.ChunkedArray, default: np.ndarray[Any, Any] | None
 ) -> np.ndarray[Any, Any]:
     """Whole seconds; where the cell is empty, `default`'s."""
     values = _flat(column)
@@ -280,7 +149,7 @@ def _timestamps(
     if bad.any():
         row = int(np.argmax(bad))
         wanted = "must be whole seconds, 0 or more and at most 18 digits"
-        raise source.complain(row, name, f"{wanted}, not {_shown(values[row].as_py())}")
+        raise source.complain(row, name, f"{wanted}, not {shown(values[row].as_py())}")
     if source.is_text:
         values = values.cast(pa.large_string())
     numbers = values.cast(pa.int64())
@@ -292,18 +161,18 @@ def _timestamps(
     return np.where(empty, default, numbers.fill_null(0).to_numpy())
 
 
-def _labels(source: _Source, name: str, column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+def _labels(source: Source, name: str, column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """0, 1 or UNKNOWN for every row."""
     values, labels, good = _read_labels(column)
     if not good.all():
         row = int(np.argmin(good))
-        found = _shown(values[row].as_py())
+        found = shown(values[row].as_py())
         raise source.complain(row, name, f"must be 0, 1 or empty, not {found}")
     return labels
 
 
 def _find_labels(
-    source: _Source, table: pa.Table, names: Sequence[str]
+    source: Source, table: pa.Table, names: Sequence[str]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The labels of every column that holds nothing but 0 and 1, and at least one of them."""
     found = {}
@@ -364,12 +233,3 @@ def _mask(values: Any) -> np.ndarray[Any, Any]:
     """A boolean array of Arrow's as numpy, null as false."""
     flags: np.ndarray[Any, Any] = values.fill_null(False).to_numpy(zero_copy_only=False)
     return flags
-
-
-def _shown(value: object) -> str:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return repr(text if len(text) <= 40 else text[:40] + "…")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from models.event_file import UNKNOWN, EventColumns, EventsError, read_columns
+from models.event_file import UNKNOWN, EventColumns, read_columns
+from models.event_source import EventsError
 
 __all__ = ["UNKNOWN", "EventTable", "EventsError", "merge", "read_events", "validation_users"]
 

@@ -1,0 +1,154 @@
+"""An events file opened: CSV or Parquet by its content, and how it names a row in a complaint."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+_PARQUET_MAGIC = b"PAR1"
+_CSV_BLOCK_BYTES = 16 << 20
+
+
+class EventsError(ValueError):
+    """An events file that cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened file: its columns' names, a way to read some, and how it names a row."""
+
+    path: Path
+    names: tuple[str, ...]
+    is_text: bool
+    read: Callable[[Sequence[str]], pa.Table]
+    place: Callable[[int], str]
+
+    def require(self, name: str) -> None:
+        if name not in self.names:
+            found = ", ".join(shown(known) for known in self.names)
+            raise EventsError(f"{self.path} has no column {name} (it has {found})")
+
+    def complain(self, row: int, name: str, what: str) -> EventsError:
+        return EventsError(f"{self.path}, {self.place(int(row))}: {name} {what}")
+
+
+def open_source(path: Path) -> Source:
+    """Look at the header only; the rows are read when asked for."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except FileNotFoundError:
+        raise EventsError(f"{path} does not exist") from None
+    except OSError as error:
+        raise EventsError(f"{path} can't be read: {error.strerror or error}") from error
+    if not start:
+        raise EventsError(f"{path} is empty")
+    source = _open_parquet(path) if start.startswith(_PARQUET_MAGIC) else _open_csv(path, start)
+    for name in source.names:
+        if source.names.count(name) > 1:
+            raise EventsError(f"{path} has the column {shown(name)} twice")
+    return source
+
+
+def _open_parquet(path: Path) -> Source:
+    def read(names: Sequence[str]) -> pa.Table:
+        try:
+            return pq.ParquetFile(path).read(columns=list(names))
+        except (pa.ArrowException, OSError) as error:
+            raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
+
+    try:
+        names = tuple(pq.ParquetFile(path).schema_arrow.names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
+    return Source(path, names, False, read, lambda row: f"row {row + 1}")
+
+
+def _open_csv(path: Path, start: bytes) -> Source:
+    if b"\0" in start:
+        raise EventsError(f"{path} is neither Parquet nor CSV in UTF-8")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = tuple(next((row for row in csv.reader(file) if row), ()))
+    except (UnicodeDecodeError, csv.Error):
+        # Decoding runs ahead of the header, so the fault may lie in a row further down.
+        names = _header_bytes(path, start)
+    if not names:
+        raise EventsError(f"{path} is empty")
+
+    def read(wanted: Sequence[str]) -> pa.Table:
+        try:
+            return pa_csv.read_csv(
+                path,
+                read_options=pa_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(wanted, pa.large_binary()),
+                    include_columns=list(wanted),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+        except (pa.ArrowException, OSError) as error:
+            ragged = _ragged_row(path, len(names))
+            reason = ragged or f"{path} can't be read as CSV: {_first_line(error)}"
+            raise EventsError(reason) from error
+
+    return Source(path, names, True, read, lambda row: f"line {_line(path, row)}")
+
+
+def _header_bytes(path: Path, start: bytes) -> tuple[str, ...]:
+    lines = start.removeprefix(b"\xef\xbb\xbf").splitlines()
+    try:
+        header = lines[0].decode()
+    except UnicodeDecodeError as error:
+        raise EventsError(f"{path} is neither Parquet nor CSV in UTF-8") from error
+    return tuple(next(csv.reader([header]), ()))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(first line, fields) of each row of a CSV file, the header included, blank lines not."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        line = 1
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+
+
+def _line(path: Path, row: int) -> int:
+    """Where a data row stands in the file; slow, and only walked to word a complaint."""
+    try:
+        for index, (line, _) in enumerate(_rows(path)):
+            if index == row + 1:
+                return line
+    except csv.Error:
+        pass
+    return row + 2
+
+
+def _ragged_row(path: Path, width: int) -> str | None:
+    try:
+        for line, fields in _rows(path):
+            if len(fields) != width:
+                return f"{path}, line {line}: {len(fields)} fields where the header has {width}"
+    except csv.Error:
+        pass
+    return None
+
+
+def shown(value: object) -> str:
+    """A cell as a complaint quotes it."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
