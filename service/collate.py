@@ -59,7 +59,8 @@ def _stack(port: Port, jobs: Sequence[Job], sizes: Mapping[str, int]) -> Array:
     pad: Any = NEVER if port.name == "timestamps" and "records" in axes else 0
     stacked = np.full((len(jobs), *shape), pad, dtype=first.dtype)
     for row, job in enumerate(jobs):
-        stacked[row][_own(port, job.sizes, stacked)] = job.feed[port.name]
+        place: tuple[Any, ...] = (row, *_own(port, job.sizes, stacked))
+        stacked[place] = job.feed[port.name]
     return stacked
 
 
