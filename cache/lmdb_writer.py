@@ -72,7 +72,7 @@ class LmdbWriter:
                     problem.__cause__ = full
                     job.done.set_exception(problem)
                 return
-            except Exception as bug:  # noqa: BLE001 - told to whom it concerns
+            except Exception as bug:
                 job.done.set_exception(bug)
                 jobs = [other for other in jobs if other is not job]
                 continue

@@ -30,7 +30,7 @@ class Merged:
     put: tuple[Chunk, ...]
     drop: tuple[bytes, ...]  # bounds
     count: int  # events of the whole timeline
-    has_trimmed: bool
+    has_trimmed: bool  # an event was too old to keep: stored before, or sent now
     cut: int  # events trimmed from the front of the tail that was read
     spoiled: tuple[bytes, bool] | None  # first key whose row (False) or next row (True) is untrue
     is_late: bool  # something other than the end changed: rows of others are untrue too
@@ -92,7 +92,7 @@ def merge(
         put=tuple(chunk for bound, chunk in after.items() if before.get(bound) is not chunk),
         drop=tuple(bound for bound in before if bound not in after),
         count=count,
-        has_trimmed=any(page.trimmed for page in pages),
+        has_trimmed="expired" in statuses or any(page.trimmed for page in pages),
         cut=sum(page.trimmed for page in pages[len(elsewhere) :]),
         spoiled=spoiled,
         is_late=spoiled is not None and spoiled[0] < end,

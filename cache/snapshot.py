@@ -139,7 +139,15 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Nothing to store."""
-        return not self.has_rows and (self.merged is None or self.merged.spoiled is None)
+        return not self.has_rows and not self.has_news
+
+    @property
+    def has_news(self) -> bool:
+        """The timeline changes, if only by knowing that it is not whole any more."""
+        if self.merged is None:
+            return False
+        is_first_trim = self.merged.has_trimmed and not self.snapshot.trimmed
+        return self.merged.spoiled is not None or is_first_trim
 
     def with_rows(self, rows: Rows, valid: Mask) -> Change:
         """The same change with rows for the whole `timeline`."""

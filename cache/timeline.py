@@ -55,7 +55,7 @@ def short_hash(key: bytes) -> int:
 
 
 def merge_feedback(old: Mapping[str, Mark], new: Mapping[str, Mark]) -> Mapping[str, Mark]:
-    """Per task the newest mark wins, at a tie 1 beats 0; answers `old` itself if nothing changes."""
+    """Per task the newest mark wins, at a tie 1; answers `old` itself if nothing changes."""
     changed = {
         task: mark
         for task, mark in new.items()

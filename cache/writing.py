@@ -24,7 +24,7 @@ def write(
     owner = owner_of(change.user_id)
     old = snapshot.stored.head
     is_late = merged is not None and merged.is_late
-    is_changed = merged is not None and merged.spoiled is not None
+    is_changed = change.has_news
     if not is_changed and old is None:
         return None  # rows of a timeline that is not there
     head = Head(

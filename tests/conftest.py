@@ -50,11 +50,10 @@ class RedisServer:
     def start(self) -> None:
         command = [
             redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
-            str(self.folder), "--save", "", "--appendonly", "no", "--unixsocket",
-            str(self.folder / "s"), "--daemonize", "no",
+            str(self.folder), "--save", "", "--appendonly", "no", "--daemonize", "no",
         ]  # fmt: skip
         libc = ctypes.CDLL(None)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - a path we found ourselves
             command,
             stdout=subprocess.DEVNULL,
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
