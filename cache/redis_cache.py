@@ -125,7 +125,9 @@ class RedisCache:
             while not forgotten:
                 version, head = await self._client.hmget(place.timeline, ["v", "h"])
                 aside: list[bytes] = sorted(await self._client.smembers(place.quarantine))
-                rows = await self._rows_of(place, owner, head, is_sure=not aside)
+                # Rows can outlive a timeline that was damaged, expired or evicted.
+                is_sure = not aside and not self._timeline_ttl_s
+                rows = await self._rows_of(place, owner, head, is_sure=is_sure)
                 forgotten = await self._forget(
                     self._client,
                     [place.timeline, place.index, place.quarantine, place.floor, *aside, *rows],
@@ -230,7 +232,7 @@ class RedisCache:
             is_sure = False
             named = ()
         found = {place.rows(fingerprint) for fingerprint in named}
-        if not is_sure or (head is None and self._timeline_ttl_s):
+        if not is_sure:
             async for key in self._client.scan_iter(match=place.rows_pattern, count=1000):
                 if place.is_rows(key):
                     found.add(key)

@@ -99,11 +99,13 @@ class RedisStore:
             self.client.hset(*cell, value)
 
     def kind(self, cell: Cell) -> str:
+        if cell[0].count(b":") < 3:
+            return "store"
         room = cell[0].split(b":")[2]
         if room == b"t":
             return {b"v": "version", b"h": "head"}.get(cell[1], "chunk")
         names = {b"r": "rows", b"q": "aside", b"qt": "aside", b"qi": "aside", b"i": "index"}
-        return names.get(room, "store") if cell[0].count(b":") > 2 else "store"
+        return names.get(room, "store")
 
 
 def rows_of(size: int, value: int = 1) -> tuple[Any, Any]:
