@@ -29,7 +29,6 @@ def run_service(settings: Settings) -> None:
     from service.logging import configure_logging  # noqa: PLC0415
 
     configure_logging(form=settings.log_format, level=settings.log_level)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _bound(settings) as listener:
         host, port = listener.getsockname()[:2]
@@ -45,6 +44,7 @@ def _run_one(settings: Settings, listener: socket.socket) -> None:
 
     from service.app import create_app  # noqa: PLC0415
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     app = create_app(settings)
     server = Server(_config(app, settings))
     try:
@@ -127,9 +127,9 @@ def _say(settings: Settings, host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     threads = settings.threads or threads_for(settings.workers)
     sys.stderr.write(
-        f"marmot: {settings.bundle} on http://{shown}:{port}, {settings.workers} worker(s) with "
-        f"{threads} engine thread(s) each on {settings.provider}, "
-        f"cache {without_password(settings.cache)}\n"
+        f"marmot: starting {settings.bundle} on http://{shown}:{port}, "
+        f"{settings.workers} worker(s) with {threads} engine thread(s) each "
+        f"on {settings.provider}, cache {without_password(settings.cache)}\n"
     )
     sys.stderr.flush()
 
@@ -144,7 +144,7 @@ def without_password(url: str) -> str:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether uvicorn says something that we do not say better."""
-    return "startup failed" not in record.getMessage()
+    return not record.getMessage().startswith(("Application startup failed", "marmot: "))
 
 
 async def fill_store(settings: Settings, events: Path) -> Backfilled:

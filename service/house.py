@@ -70,6 +70,7 @@ class House:
             async with AsyncExitStack() as stack:
                 await self._furnish(stack, cache)
                 self.is_warm = True
+                log.info("ready", **self.registry.active.name)
                 yield
         except ServiceError as error:
             self.start_error = error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from importlib.metadata import entry_points
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 GROUP = "marmot.commands"
 
@@ -38,11 +38,7 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(build())
     try:
         result = command.main(arguments, prog_name="marmot", standalone_mode=False)
-    except click.UsageError as error:
-        return _fail(error.format_message(), 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         return 1
@@ -52,7 +48,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    sys.stderr.write(f"marmot: {sentence}\n")
+    if sentence:
+        sys.stderr.write(f"marmot: {sentence}\n")
     return code
 
 
@@ -60,6 +57,10 @@ def _sentence(error: Exception) -> str:
     """What a failure says of itself; a bare one at least says its kind."""
     if isinstance(error, ExceptionGroup):
         return _sentence(error.exceptions[0])
+    if isinstance(error, TyperException):
+        # Nothing to say is said by a command that was called bare: its help is on the screen.
+        told: str = error.format_message() if hasattr(error, "format_message") else str(error)
+        return told
     said = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
         return f"{said}; see the extras in the README's install section"

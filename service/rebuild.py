@@ -80,8 +80,9 @@ async def rebuild(
         timings.queue += job.queue_s
         timings.run += job.run_s
     built: np.ndarray[Any, Any] = np.empty(plan.count, spec.row)
-    for name in spec.row.names or ():
-        built[name] = outputs[name][-plan.count :]
+    # A graph cannot call an output like an input, so the fields are told by their order.
+    for name, output in zip(spec.row.names or (), outputs.values(), strict=True):
+        built[name] = output[-plan.count :]
     return built
 
 

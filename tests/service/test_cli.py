@@ -1,0 +1,265 @@
+"""`marmot serve` and `marmot backfill` as processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+Marmot = Callable[..., Any]
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def service(
+    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, free_port: int, until: Callable[..., Any]
+) -> Callable[..., tuple[Any, str]]:
+    """Starts `marmot serve` and waits until it is ready."""
+
+    def start(*options: str, **env: str) -> tuple[Any, str]:
+        url = f"http://127.0.0.1:{free_port}"
+        command = marmot(
+            "serve", "--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache",
+            "--port", str(free_port), *options, **env,
+        )  # fmt: skip
+        until(lambda: is_up(url) or command.process.poll() is not None)
+        assert command.process.poll() is None, command.ends()
+        return command, url
+
+    return start
+
+
+def write_events(path: Path, *, users: int = 5, events: int = 40) -> Path:
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user_id", "item_id", "timestamp", "like", "feedback_timestamp"])
+        for user in range(users):
+            for place in range(events):
+                like = ("", 0, 1)[(user + place) % 3]
+                rows.writerow([f"u{user}", place % 30 + 1, 10_000 * place + user, like, 10**6])
+    return path
+
+
+def test_it_serves_and_ends_cleanly(service: Any) -> None:
+    """Ready, answers, and after SIGTERM the exit code is 0 and stdout was never written to."""
+    command, url = service("--drain-s", "0")
+    answer = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1, 2]})
+    assert answer.status_code == 200
+    command.send(signal.SIGTERM)
+    code, out, err = command.ends()
+    assert code == 0, err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_a_draining_service_is_not_ready_and_still_answers(service: Any, until: Any) -> None:
+    """After SIGTERM readiness is withdrawn first; requests are answered until the door closes."""
+    command, url = service("--drain-s", "1.5")
+    command.send(signal.SIGTERM)
+
+    def unready() -> Any:
+        answer = httpx.get(f"{url}/health/ready")
+        return answer if answer.status_code == 503 else None
+
+    answer = until(unready)
+    assert answer.headers["retry-after"]
+    assert answer.headers["connection"] == "close"
+    ranked = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
+    assert ranked.status_code == 200
+    assert httpx.get(f"{url}/health/live").status_code == 200
+    code, _, err = command.ends()
+    assert code == 0, err
+
+
+def test_nothing_in_flight_is_lost_at_the_end(service: Any) -> None:
+    """A request whose body is still coming when SIGTERM arrives is answered."""
+    command, url = service("--drain-s", "0")
+    body = b'{"user_id": "u", "candidates": [1]}'
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 10) as line:
+        head = f"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        line.sendall(head.encode() + body[:5])
+        while "in_flight 2.0" not in httpx.get(f"{url}/metrics").text:
+            pass
+        command.send(signal.SIGTERM)
+        with pytest.raises(httpx.TransportError):
+            while True:
+                httpx.get(f"{url}/health/live")
+        line.sendall(body[5:])
+        assert line.recv(65_536).startswith(b"HTTP/1.1 200")
+    assert command.ends()[0] == 0
+
+
+def test_workers_share_store_and_metrics(service: Any) -> None:
+    """Two workers answer on one port, read each other's writes, and one scrape shows both."""
+    command, url = service("--workers", "2", "--drain-s", "0")
+    sent = 40
+    for place in range(sent):  # a connection each, so that both workers get some
+        event = {"user_id": "u", "item_id": 1, "timestamp": 1_000 + place}
+        (result,) = httpx.post(f"{url}/v1/events", json={"events": [event]}).json()["results"]
+        found = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}).json()
+        assert found["cache"]["version"] == result["version"]
+    text = httpx.get(f"{url}/metrics").text
+    line = f'marmot_requests_total{{method="POST",route="/v1/rank",status="200"}} {sent}.0'
+    assert line in text
+    command.send(signal.SIGTERM)
+    assert command.ends()[0] == 0
+
+
+def test_logs_are_json_when_asked(service: Any) -> None:
+    """Every line that a service logs is an object."""
+    command, _ = service("--drain-s", "0", MARMOT_LOG_FORMAT="json")
+    command.send(signal.SIGINT)
+    _, _, err = command.ends()
+    lines = [line for line in err.splitlines() if not line.startswith("marmot:")]
+    assert [json.loads(line)["event"] for line in lines].count("ready") == 1
+
+
+def damage(bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+
+
+def edit(bundle: Path, **fields: Any) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda bundle: damage(bundle, "rank.onnx"), "rank.onnx has sha256"),
+        (lambda bundle: (bundle / "append.onnx").unlink(), "append.onnx is missing"),
+        (lambda bundle: edit(bundle, opset=1), "opset 1"),
+        (lambda bundle: edit(bundle, spec={"depth": 2}), "spec fields do not fit"),
+        (shutil.rmtree, "no bundle at"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "backfill"])
+def test_a_bundle_that_does_not_fit(
+    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, command: str, spoil: Any, said: str
+) -> None:
+    """A spoilt bundle is refused in one sentence that says what differs."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    spoil(bundle)
+    options: list[Any] = ["--bundle", bundle, "--cache", f"lmdb:{tmp_path}/cache"]
+    if command == "backfill":
+        options += ["--events", write_events(tmp_path / "events.csv")]
+    else:
+        options += ["--port", "0"]
+    code, out, err = marmot(command, *options).ends()
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("marmot: ")
+    assert said in last
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_options_that_make_no_sense(
+    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, workers: str
+) -> None:
+    """Bad usage is exit code 2, a failure is 1, and both are one sentence."""
+    cache = f"lmdb:{tmp_path}/cache"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for options, code, said in [
+            (["--cache", "mysql://x"], 2, "cache URL"),
+            (["--cache", "redis://:bad:port"], 2, "cache URL"),
+            (["--cache", cache, "--keep", "1"], 2, "keep"),
+            (["--cache", cache, "--port", "70000"], 2, "port"),
+            (["--cache", cache, "--provider", "cuda"], 1, "cuda"),
+            (["--cache", cache, "--port", port], 1, port),
+        ]:
+            given = ["--port", "0", "--workers", workers, "--bundle", tiny_bundle, *options]
+            found, out, err = marmot("serve", *given).ends()
+            assert (found, out) == (code, ""), (options, err)
+            assert said in err.splitlines()[-1]
+            assert "Traceback" not in err
+
+
+def test_a_backfill_equals_posting(
+    service: Any, marmot: Marmot, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """A backfilled store scores as one that was posted to, and a second run changes nothing."""
+    events = write_events(tmp_path / "events.csv")
+    command, url = service("--drain-s", "0")
+    with events.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        event = {
+            "user_id": row["user_id"], "item_id": row["item_id"],
+            "timestamp": int(row["timestamp"]), "feedback_timestamp": 10**6,
+            "feedback": {"like": int(row["like"])} if row["like"] else {},
+        }  # fmt: skip
+        answer = httpx.post(f"{url}/v1/events", json={"events": [event]})
+        assert answer.status_code == 200
+    ask = {"user_id": "u1", "candidates": list(range(1, 31)), "timestamp": 10**7}
+    posted = httpx.post(f"{url}/v1/rank", json=ask).json()
+    shown = httpx.get(f"{url}/v1/users/u1/timeline").json()["events"]
+    command.send(signal.SIGTERM)
+    assert command.ends()[0] == 0
+    shutil.rmtree(tmp_path / "cache")
+    options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
+    options += ["--events", events, "--json"]
+    for status in ("appended", "duplicate"):
+        code, out, err = marmot("backfill", *options).ends()
+        assert code == 0, err
+        told = json.loads(out.splitlines()[-1])
+        assert told == {"users": 5, "events": len(rows), "statuses": {status: len(rows)}}
+    command, url = service("--drain-s", "0")
+    filled = httpx.post(f"{url}/v1/rank", json=ask).json()
+    assert filled["cache"]["state"] == "hit"
+    assert httpx.get(f"{url}/v1/users/u1/timeline").json()["events"] == shown
+    for one, other in zip(posted["scores"]["like"], filled["scores"]["like"], strict=True):
+        assert abs(one - other) <= 1e-4
+
+
+def test_a_store_remembers_what_it_keeps(
+    service: Any, marmot: Marmot, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """`backfill` and `serve` that disagree on --keep are refused, exit code 2."""
+    events = write_events(tmp_path / "events.csv", users=1)
+    options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
+    assert marmot("backfill", *options, "--events", events, "--keep", "5000").ends()[0] == 0
+    code, _, err = marmot("serve", *options, "--keep", "6000", "--port", "0").ends()
+    assert code == 2
+    assert "5000" in err
+    assert "6000" in err
+
+
+@pytest.mark.parametrize("text", ["", "user_id\n", "user_id,item_id,timestamp,like\nu,i,x,1\n"])
+def test_an_events_file_that_cannot_be_read(
+    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, text: str
+) -> None:
+    """Exit code 1 and a sentence that names the file."""
+    events = tmp_path / "events.csv"
+    events.write_text(text)
+    options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
+    code, out, err = marmot("backfill", *options, "--events", events).ends()
+    assert (code, out) == (1, "")
+    assert "events.csv" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_starting_is_quick(service: Any) -> None:
+    """From the command to ready in a few seconds, imports included."""
+    began = time.monotonic()
+    service()
+    assert time.monotonic() - began < 10
