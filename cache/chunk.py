@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from cache.timeline import Timeline
 
@@ -20,6 +21,13 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.timeline)
+
+
+def chunks_of(bounds: Sequence[bytes], counts: Sequence[int], timeline: Timeline) -> list[Chunk]:
+    """Cuts a timeline into its stored chunks, as views."""
+    stops = list(accumulate(counts, initial=0))
+    spans = zip(bounds, stops, stops[1:], strict=False)
+    return [Chunk(bound, timeline[start:stop]) for bound, start, stop in spans]
 
 
 def pieces(timeline: Timeline, *, is_last: bool) -> list[Chunk]:

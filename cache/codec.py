@@ -5,13 +5,14 @@ All numbers are little-endian. Every value begins alike, so that scripts can cou
     0  magic (2 bytes), format (1), zero (1)
     4  count of events (u32)
     8  checksum (u64): xxh3_64 of all from byte 16 on, seeded with bytes 0 to 7
-    16 the rest, which ends with the owner's id, so that no value is believed in a foreign place
+    16 the rest, which ends with the owner's id, so that no value is believed in a foreign place;
+       in a timeline chunk its timestamps (i64 per event) begin at byte 28
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from cache.chunk import Chunk
 from cache.head import Head
 from cache.layout import Layout
 from cache.timeline import FeedbackColumn, Timeline
@@ -71,30 +71,78 @@ def encode_chunk(owner: bytes, timeline: Timeline) -> bytes:
     )
 
 
-def decode_chunk(owner: bytes, bound: bytes, value: bytes) -> Chunk:
-    """Views of the bytes, if they are this user's and begin with `bound`."""
+def decode_chunks(
+    owner: bytes, chunks: Sequence[tuple[bytes, bytes]]
+) -> tuple[Timeline, list[int]]:
+    """Joins chunks that follow one another, if each is this user's and begins with its bound."""
+    if not chunks:
+        return Timeline.empty(), []
+    parts = [_parts(owner, bound, value) for bound, value in chunks]
+    counts = [part.events for part in parts]
+    if any(part.tasks != parts[0].tasks for part in parts):
+        return Timeline.concat([_joined([part]) for part in parts]), counts
+    return _joined(parts), counts
+
+
+class _Parts(NamedTuple):
+    """A chunk's bytes by column: joined with other chunks' before anybody looks at them."""
+
+    events: int
+    tasks: bytes | None  # None: there are none
+    longs: list[bytes]  # timestamps, then per task those of its marks
+    hashes: bytes
+    labels: list[bytes]
+    item_ids: bytes
+
+
+def _joined(parts: Sequence[_Parts]) -> Timeline:
+    """One timeline of parts with the same tasks."""
+    tasks = parts[0].tasks
+    timestamps, *said = (
+        np.frombuffer(b"".join(column), np.int64)
+        for column in zip(*[part.longs for part in parts], strict=True)
+    )
+    values = (
+        np.frombuffer(b"".join(column), np.int8)
+        for column in zip(*[part.labels for part in parts], strict=True)
+    )
+    return Timeline(
+        tuple(b"\0".join([part.item_ids for part in parts]).decode().split("\0")),
+        timestamps,
+        np.frombuffer(b"".join([part.hashes for part in parts]), np.uint32),
+        dict(
+            zip(
+                tasks.decode().split("\0") if tasks is not None else (),
+                map(FeedbackColumn, values, said),
+                strict=True,
+            )
+        ),
+    )
+
+
+def _parts(owner: bytes, bound: bytes, value: bytes) -> _Parts:
     count = _unsealed(b"mT", _CHUNK_BODY, value)
     owner_size, tasks, names_size, ids_size = _CHUNK.unpack_from(value, _START.size)
-    numbers = _CHUNK_BODY
-    small = numbers + 8 * count * (1 + tasks)
-    text = small + 4 * count + count * tasks
+    wide = 8 * count
+    small = _CHUNK_BODY + wide * (1 + tasks)
+    marks = small + 4 * count
+    text = marks + count * tasks
     ids = text + names_size
-    if len(value) != ids + ids_size + owner_size or value[ids + ids_size :] != owner:
+    stop = ids + ids_size
+    if len(value) != stop + owner_size or value[stop:] != owner:
         raise CodecError("a timeline chunk of another user or size")
-    longs = np.frombuffer(value, np.int64, count * (1 + tasks), numbers)
-    hashes = np.frombuffer(value, np.uint32, count, small)
-    item_ids = tuple(value[ids : ids + ids_size].decode().split("\0"))
-    feedback: dict[str, FeedbackColumn] = {}
-    if tasks:
-        marks = np.frombuffer(value, np.int8, count * tasks, small + 4 * count)
-        for at, name in enumerate(value[text:ids].decode().split("\0")):
-            feedback[name] = FeedbackColumn(
-                marks[at * count : (at + 1) * count], longs[(at + 1) * count : (at + 2) * count]
-            )
-    chunk = Chunk(bound, Timeline(item_ids, longs[:count], hashes, feedback))
-    if not count or len(item_ids) != count or chunk.timeline.key(0) != bound:
+    item_ids = value[ids:stop]
+    first = value[_CHUNK_BODY : _CHUNK_BODY + 8][::-1] + item_ids.partition(b"\0")[0]
+    if not count or item_ids.count(b"\0") != count - 1 or first != bound:
         raise CodecError("a timeline chunk in a foreign place")
-    return chunk
+    return _Parts(
+        count,
+        value[text:ids] if tasks else None,
+        [value[at : at + wide] for at in range(_CHUNK_BODY, small, wide)],
+        value[small:marks],
+        [value[at : at + count] for at in range(marks, text, count)],
+        item_ids,
+    )
 
 
 def encode_rows(

@@ -34,6 +34,12 @@ if stop ~= '' then
 end
 
 -- The tail. A chunk that `stop` cuts may hold any number of events before it: it counts for none.
+local function is_cut(value)
+  local last = 28 + 8 * (count(value) - 1) -- where the newest timestamp is: see codec.py
+  if stop == '' or not value or #value < last + 8 then return false end
+  return struct.unpack('<i8', value, last + 1) >= struct.unpack('>I8', stop)
+end
+
 local bounds, chunks, rows = {}, {}, {}
 local seen, step = 0, math.floor(limit / 32) + 3
 while seen < limit do
@@ -44,7 +50,7 @@ while seen < limit do
     local at = #bounds + 1
     bounds[at], chunks[at], known[bound] = bound, value, true
     if KEYS[4] then rows[at] = redis.call('HGET', KEYS[4], bound) end
-    if stop == '' or at > 1 then seen = seen + count(value) end
+    if at > 1 or not is_cut(value) then seen = seen + count(value) end
     if seen >= limit then break end
   end
   offset = offset + #page

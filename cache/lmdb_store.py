@@ -31,12 +31,12 @@ def answer(txn: Txn, question: Question, keep: int) -> Answer:
     first = cursor.key()[size:] if _seek(cursor, prefix, prefix) else b""
     newer = _count_newer(cursor, prefix, question)
     tail: list[tuple[bytes, bytes | None]] = []
-    seen = 0
+    seen, least = 0, question.least
     found = _seek_before(cursor, prefix, question.end)
-    while found and seen < question.least:
+    while found and seen < least:
         key, value = cursor.item()
         tail.append((key[size:], value))
-        if question.end is None or len(tail) > 1:  # a chunk that `end` cuts counts for none
+        if len(tail) > 1 or not _is_cut(value, question.upto):
             seen += _count(value)
         found = cursor.prev() and cursor.key().startswith(prefix)
     rows: list[bytes | None] = []
@@ -134,6 +134,12 @@ def delete_expired(txn: Txn, row_keys: list[bytes], now_s: float) -> int:
 def _count(value: bytes | None) -> int:
     """The count that every value keeps at the same place."""
     return int(unpack_from("<I", value, 4)[0]) if value and len(value) >= 8 else 0
+
+
+def _is_cut(value: bytes, upto: int | None) -> bool:
+    """Whether a chunk ends after `upto`: any number of its events may be before, or only one."""
+    last = 28 + 8 * (_count(value) - 1)  # where the newest timestamp is: see codec.py
+    return upto is not None and len(value) >= last + 8 and unpack_from("<q", value, last)[0] > upto
 
 
 def _seek(cursor: Cursor, key: bytes, prefix: bytes) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cache.chunk import Chunk
-from cache.codec import CodecError, decode_chunk, decode_head, rows_decoder
+from cache.codec import CodecError, decode_chunks, decode_head, rows_decoder
 from cache.head import Head
 from cache.raw import Answer, Question
 from cache.snapshot import Snapshot, Stored
@@ -29,20 +29,15 @@ def read(
 ) -> Snapshot:
     """Raises `CodecError` if the timeline is damaged; damaged rows are absent and counted."""
     head = _head(question, answer, now_s)
-    if head is None:
-        tail: Sequence[Chunk] = ()
-        elsewhere: Sequence[Chunk] = ()
-    else:
-        tail = [_chunk(question, *found) for found in reversed(answer.tail)]
-        elsewhere = sorted(
-            (_chunk(question, *found) for found in answer.elsewhere), key=lambda chunk: chunk.bound
-        )
-    timeline = Timeline.concat([chunk.timeline for chunk in tail])
-    has_first = not tail or tail[0].bound == answer.first
+    tail = _present(answer.tail[::-1]) if head else []
+    bounds = [bound for bound, _ in tail]
+    timeline, counts = decode_chunks(question.owner, tail)
+    elsewhere = [_chunk(question.owner, found) for found in sorted(_present(answer.elsewhere))]
+    has_first = not tail or bounds[0] == answer.first
     if head and has_first and not answer.newer:
         _check_count(head, timeline)
     rows = _Rows(question, head, now_s, on_event)
-    rows.read(tail, answer.rows[::-1] if head else (), timeline)
+    rows.read(bounds, counts, answer.rows[::-1] if head else (), timeline)
     stop = len(timeline) if question.upto is None else _stop(timeline, question.upto)
     start = max(stop - question.limit, 0)
     return Snapshot(
@@ -59,8 +54,9 @@ def read(
         layout=question.layout,
         stored=Stored(
             head,
-            tuple(elsewhere),
-            tuple(tail),
+            tuple(elsewhere) if head else (),
+            bounds,
+            counts,
             timeline,
             rows.rows,
             rows.valid,
@@ -88,10 +84,15 @@ def _head(question: Question, answer: Answer, now_s: float) -> Head | None:
     return head
 
 
-def _chunk(question: Question, bound: bytes, value: bytes | None) -> Chunk:
-    if value is None:
+def _present(chunks: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes]]:
+    found = [(bound, value) for bound, value in chunks if value is not None]
+    if len(found) < len(chunks):
         raise CodecError("a chunk is missing")
-    return decode_chunk(question.owner, bound, value)
+    return found
+
+
+def _chunk(owner: bytes, found: tuple[bytes, bytes]) -> Chunk:
+    return Chunk(found[0], decode_chunks(owner, [found])[0])
 
 
 def _check_count(head: Head, timeline: Timeline) -> None:
@@ -119,7 +120,11 @@ class _Rows:
         self.useless: list[bytes] = []
 
     def read(
-        self, tail: Sequence[Chunk], values: Sequence[bytes | None], timeline: Timeline
+        self,
+        bounds: Sequence[bytes],
+        counts: Sequence[int],
+        values: Sequence[bytes | None],
+        timeline: Timeline,
     ) -> None:
         if not self._layout or not self._wanted:
             self.rows = frozen(np.zeros(len(timeline), NO_ROWS))
@@ -133,8 +138,7 @@ class _Rows:
         hashes: list[bytes] = []
         rows: list[bytes | memoryview] = []
         decode = rows_decoder(self._owner, self._layout)
-        for chunk, value in zip(tail, values, strict=True):
-            count = len(chunk)
+        for bound, count, value in zip(bounds, counts, values, strict=True):
             here = 0  # rows found for this chunk
             try:
                 found = decode(value) if value else None
@@ -143,7 +147,7 @@ class _Rows:
                 found = None
             if found and found.expires_at_s <= self._now_s:
                 self._on_event("expired_record")
-                self.useless.append(chunk.bound)
+                self.useless.append(bound)
             elif found and found.epoch == self._epoch:
                 here = min(len(found.hashes) // 4, count)
                 hashes.append(found.hashes[: 4 * here])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.chunk import Chunk
+from cache.chunk import Chunk, chunks_of
 from cache.head import Head
 from cache.layout import Layout
 from cache.merge import Merged, Status, merge
@@ -25,13 +25,19 @@ class Stored:
 
     head: Head | None
     elsewhere: tuple[Chunk, ...]  # older than the tail: only what a merge will touch
-    tail: tuple[Chunk, ...]  # consecutive, oldest first
+    bounds: Sequence[bytes]  # of the tail: consecutive chunks, oldest first
+    counts: Sequence[int]  # events of each
     timeline: Timeline  # the tail as one
     rows: Rows
     valid: Mask
     useless: tuple[bytes, ...] = ()  # bounds of row chunks that expired
     newer: int = 0  # events behind the tail, as far as they matter
     around: int = 0  # how many events this was read for
+
+    @property
+    def tail(self) -> list[Chunk]:
+        """Cut only when somebody writes."""
+        return chunks_of(self.bounds, self.counts, self.timeline)
 
 
 @dataclass(frozen=True, slots=True)

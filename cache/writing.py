@@ -85,7 +85,7 @@ class _RowWrites:
             return
         stored = snapshot.stored
         chunks = merged.tail if merged else stored.tail
-        known = {chunk.bound for chunk in stored.tail}
+        known = set(stored.bounds)
         self.drop += merged.drop if merged else ()
         rows, valid, fresh = change.whole_rows()
         reach = self.layout.reach - stored.newer

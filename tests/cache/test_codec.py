@@ -24,7 +24,7 @@ def _values() -> list[tuple[bytes, object]]:
     decode_rows = codec.rows_decoder(OWNER, LAYOUT)
     return [
         (codec.encode_chunk(OWNER, timeline),
-         lambda value: codec.decode_chunk(OWNER, timeline.key(0), value)),
+         lambda value: codec.decode_chunks(OWNER, [(timeline.key(0), value)])),
         (codec.encode_rows(OWNER, LAYOUT, timeline.hashes, rows, **NUMBERS), decode_rows),
         (codec.encode_head(OWNER, Head(2, 7, True, 8.5, ("01234567",))),
          lambda value: codec.decode_head(OWNER, value)),
@@ -39,7 +39,7 @@ def test_chunk_round_trip(given_events: list[Event]) -> None:
     """A chunk of events decodes to the same events."""
     timeline = Timeline.of([*given_events, Event("a", 0)])
     value = codec.encode_chunk(OWNER, timeline)
-    decoded = codec.decode_chunk(OWNER, timeline.key(0), value).timeline
+    decoded = codec.decode_chunks(OWNER, [(timeline.key(0), value)])[0]
     assert list(decoded.events()) == list(timeline.events())
     assert decoded.hashes.tolist() == timeline.hashes.tolist()
 
@@ -108,7 +108,7 @@ def test_timelines_are_believed_only_in_their_place() -> None:
     chunk, head = _values()[0][0], _values()[2][0]
     for owner, bound in [(b"other", Event("a", 1).key), (OWNER, Event("b", 2).key)]:
         with pytest.raises(codec.CodecError):
-            codec.decode_chunk(owner, bound, chunk)
+            codec.decode_chunks(owner, [(bound, chunk)])
     with pytest.raises(codec.CodecError):
         codec.decode_head(b"other", head)
 
