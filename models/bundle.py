@@ -173,9 +173,7 @@ def _graph(entry: dict[str, Any]) -> Graph:
     return Graph(entry["file"], ports(entry["inputs"]), ports(entry["outputs"]))
 
 
-def write_bundle(
-    path: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None]
-) -> None:
+def write_bundle(path: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
     """Lets `fill` write the files, adds the manifest with their checksums, and renames into place.
 
     A bundle that was at `path` is replaced; a half-written one is never found there.

@@ -1,0 +1,180 @@
+"""Training: sequence-parallel over whole timelines, in time order, stopped on unseen users."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.events import UNKNOWN, EventTable, validation_users
+from models.marm import Marm
+from models.sequences import Batch, batches, padded, pieces, sessions
+from models.spec import Spec
+from models.start import start
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train. Early stopping needs both `patience_epochs` and `patience_steps` to pass."""
+
+    epochs: int | None = None  # at most; None: as many as `most_steps` allow
+    most_steps: int = 3_000
+    patience_epochs: int = 2
+    patience_steps: int = 300
+    events_per_batch: int = 1_600
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    average: float = 0.98  # of the weights, per step: what is evaluated and exported
+    id_dropout: float = 0.02  # events whose item becomes unknown, so that fallback rows learn
+    longest_session: int = 64
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a progress bar shows."""
+
+    epoch: int
+    step: int
+    most_steps: int
+    loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    model: Marm
+    epochs: int
+    steps: int
+    validation_loss: float
+
+
+def train(
+    table: EventTable,
+    spec: Spec,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    on_step: Callable[[Progress], None] = lambda _: None,
+) -> Trained:
+    """Trains on every event of `table` (hold out before); the same weights for the same seed.
+
+    Stops early on the loss over all events of the 5% of users who are not trained on, and
+    returns the weights that were best there.
+    """
+    return _Trainer(table, spec, recipe or Recipe(), seed).run(on_step)
+
+
+class _Trainer:
+    def __init__(self, table: EventTable, spec: Spec, recipe: Recipe, seed: int) -> None:
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True)
+        self.table, self.spec, self.recipe = table, spec, recipe
+        self.random = np.random.default_rng(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        unseen = validation_users(table.user_ids) & (table.counts > 0)
+        self.train_groups = self._groups(np.flatnonzero(~unseen))
+        self.validation = [
+            (batch, torch.from_numpy(sessions(batch, np.random.default_rng(0), 64)))
+            for batch in (padded(table, group) for group in self._groups(np.flatnonzero(unseen)))
+        ]
+        self.model = Marm(spec, len(table.item_ids))
+        start(self.model, table.take(~unseen[table.users]), seed)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = recipe.dropout
+        self.averaged = copy.deepcopy(self.model).eval()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            trained, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        )
+        self.step = 0
+
+    def _groups(self, users: Array) -> list[list[Any]]:
+        parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field)
+        return batches(parts, self.recipe.events_per_batch)
+
+    def run(self, on_step: Callable[[Progress], None]) -> Trained:
+        recipe = self.recipe
+        per_epoch = max(1, len(self.train_groups))
+        epochs = recipe.epochs or max(1, recipe.most_steps // per_epoch)
+        best, best_epoch, best_loss = self.averaged, 0, float("inf")
+        epoch = 0
+        for epoch in range(1, epochs + 1):
+            for index in self.random.permutation(len(self.train_groups)):
+                loss = self._learn(padded(self.table, self.train_groups[index]))
+                on_step(Progress(epoch, self.step, epochs * per_epoch, loss, best_loss))
+            validation_loss = self._validation_loss()
+            if not self.validation or validation_loss < best_loss:
+                best, best_epoch = copy.deepcopy(self.averaged), epoch
+                best_loss = validation_loss
+            waited = epoch - best_epoch
+            if waited > recipe.patience_epochs and waited * per_epoch > recipe.patience_steps:
+                break
+        return Trained(best.eval(), best_epoch, self.step, best_loss)
+
+    def _learn(self, batch: Batch) -> float:
+        recipe = self.recipe
+        for group in self.optimiser.param_groups:
+            warm = min(1.0, (self.step + 1) / recipe.warmup_steps)
+            group["lr"] = recipe.learning_rate * warm
+        items = self._forgotten(torch.from_numpy(batch.items))
+        visible = torch.from_numpy(sessions(batch, self.random, recipe.longest_session))
+        loss, known = self._loss(self.model, batch, items, visible)
+        self.optimiser.zero_grad()
+        # Divided by a constant: a batch of few known labels should not shout.
+        (loss / recipe.events_per_batch).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        return float(loss.detach()) / max(1, known)
+
+    def _loss(
+        self, model: Marm, batch: Batch, items: Tensor, visible: Tensor
+    ) -> tuple[Tensor, int]:
+        """Cross entropy summed over every known label of the targets, and their number."""
+        timestamps = torch.from_numpy(batch.timestamps)
+        feedback = torch.from_numpy(batch.feedback)
+        logits = model.forward_full(
+            items, timestamps, feedback, visible, timestamps.gather(1, visible)
+        )
+        known = (feedback != UNKNOWN) & torch.from_numpy(batch.is_target)[..., None]
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits[known], feedback[known].float(), reduction="sum"
+        )
+        return loss, int(known.sum())
+
+    def _forgotten(self, items: Tensor) -> Tensor:
+        """`items`, a few of them replaced by fallback rows, so that unknown items mean something."""
+        drop = torch.rand(items.shape, generator=self.generator) < self.recipe.id_dropout
+        fallback = torch.randint(
+            len(self.table.item_ids),
+            len(self.table.item_ids) + self.spec.fallback_rows,
+            items.shape,
+            generator=self.generator,
+        )
+        return torch.where(drop, fallback, items)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early on the average follows closely, or it would remember the start.
+        weight = 1 - min(self.recipe.average, (self.step + 1) / (self.step + 10))
+        for kept, now in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(now, weight)
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        total, count = 0.0, 0
+        for batch, visible in self.validation:
+            loss, known = self._loss(self.averaged, batch, torch.from_numpy(batch.items), visible)
+            total, count = total + float(loss), count + known
+        return total / count if count else float("inf")
