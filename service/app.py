@@ -16,6 +16,7 @@ from cache.base import Cache
 from service.doorway import Doorway
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from service.house import House
+from service.logging import log
 from service.openapi import describe
 from service.problems import problem_response
 from service.routes import docs, events, health, metrics, rank, users
@@ -54,6 +55,8 @@ async def tell(request: Request, error: Exception) -> Response:
     """A problem as the caller reads it."""
     problem = error if isinstance(error, Problem) else InternalError()
     request.app.state.house.metrics.told(problem.slug)
+    if problem.status == 500:
+        log.error("a request failed", problem=problem.slug, exc_info=error)
     return problem_response(problem)
 
 

@@ -107,7 +107,7 @@ class Recorder:
         self, model: Model, change: Change, deadline: float, timings: Timings
     ) -> Change:
         plan = plan_change(model, change)
-        if plan.is_empty:
+        if plan.is_empty or not plan.is_exact:
             return change
         history = History.of(change.timeline, model.bundle.vocabulary, model.spec.tasks)
         try:

@@ -200,13 +200,16 @@ def test_a_backfill_equals_posting(
     command, url = service("--drain-s", "0")
     with events.open() as file:
         rows = list(csv.DictReader(file))
-    for row in rows:
-        event = {
+    sent = [
+        {
             "user_id": row["user_id"], "item_id": row["item_id"],
             "timestamp": int(row["timestamp"]), "feedback_timestamp": 10**6,
             "feedback": {"like": int(row["like"])} if row["like"] else {},
-        }  # fmt: skip
-        answer = httpx.post(f"{url}/v1/events", json={"events": [event]})
+        }
+        for row in rows
+    ]  # fmt: skip
+    for place in range(0, len(sent), 9):
+        answer = httpx.post(f"{url}/v1/events", json={"events": sent[place : place + 9]})
         assert answer.status_code == 200
     ask = {"user_id": "u1", "candidates": list(range(1, 31)), "timestamp": 10**7}
     posted = httpx.post(f"{url}/v1/rank", json=ask).json()

@@ -96,6 +96,8 @@ def test_a_body_over_the_limit_is_refused(service: Any) -> None:
     """413 by its declared length, and 413 while it streams in; nothing is computed."""
     before = service.runs
     told(service.client.post("/v1/rank", content=b" " * 10_001), 413, "body-too-large")
+    large = service.client.post("/v1/rank", content=b" " * (5 << 20))
+    told(large, 413, "body-too-large")
     streamed = service.client.post("/v1/rank", content=iter([b" " * 6_000] * 2))
     told(streamed, 413, "body-too-large")
     assert service.runs == before
