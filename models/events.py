@@ -90,6 +90,12 @@ class EventTable:
             labels=self.labels[keep],
         )
 
+    def of_seen_items(self) -> EventTable:
+        """The same events over only those items that occur in them, re-indexed."""
+        seen, items = np.unique(self.items, return_inverse=True)
+        item_ids = [self.item_ids[item] for item in seen]
+        return dataclasses.replace(self, item_ids=item_ids, items=items.astype(np.int64))
+
 
 def read_events(path: Path | str, tasks: Sequence[str] | None = None) -> EventTable:
     """The events of a CSV or Parquet file; `tasks` defaults to every 0/1 column."""

@@ -2,8 +2,9 @@
 
 Layer l lets the target of depth l-1 attend to the history's records of depth l-1. A record of an
 event is what the event's item was as a target when it was exposed, so it depends on the events
-before it and on nothing later: computed once, it can be cached. `forward_full` computes a whole
-timeline at once; `forward_cached` computes targets against records. They are the same function.
+before it and on nothing later, not even on its own feedback: computed once, it can be cached.
+`forward_full` computes a whole timeline at once; `forward_cached` computes targets against
+records. They are the same function.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.attention import MASKED, TargetAttention, gap_buckets
+from models.attention import MASKED, TargetAttention, gap_buckets, normalised
 from models.spec import TIME_GAP_EDGES_S, Spec
 
 
@@ -31,22 +32,25 @@ class History(NamedTuple):
 
 
 class Marm(nn.Module):
-    def __init__(self, spec: Spec, items: int) -> None:
+    """The model, as training and the trusted path run it; serving runs its graphs."""
+
+    def __init__(self, spec: Spec, items: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
         self.items = items
-        rows = items + spec.fallback_rows
+        rows, tasks = items + spec.fallback_rows, len(spec.tasks)
         self.embedding = nn.Embedding(rows, spec.width)
-        self.item_bias = nn.Embedding(rows, len(spec.tasks))
+        self.item_bias = nn.Embedding(rows, tasks)
         self.layers = nn.ModuleList(
-            TargetAttention(spec.width, spec.heads, len(spec.tasks), time_gap=spec.time_gap)
+            TargetAttention(spec.width, spec.heads, tasks, time_gap=spec.time_gap, dropout=dropout)
             for _ in range(spec.depth)
         )
-        self.norms = nn.ModuleList(nn.RMSNorm(spec.width) for _ in range(spec.depth))
-        self.heads = nn.Parameter(torch.zeros(spec.depth, spec.width, len(spec.tasks)))
-        self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, len(spec.tasks)))
+        self.heads = nn.Parameter(torch.zeros(spec.depth + 1, spec.width, tasks))
+        self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         # What an item gets from anyone: the label's mean over the training events, per task.
-        self.register_buffer("expectation", torch.full((rows, len(spec.tasks)), 0.5))
+        self.expectation: Tensor
+        self.register_buffer("expectation", torch.full((rows, tasks), 0.5))
+        self.edges_s: Tensor
         self.register_buffer("edges_s", torch.tensor(TIME_GAP_EDGES_S), persistent=False)
 
     def forward_full(
@@ -67,20 +71,72 @@ class Marm(nn.Module):
         position = torch.arange(T, device=items.device)
         ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, 2T)
         asked = torch.cat([timestamps, asked_at], dim=1)
-        masked = self._unseen(ends[:, :, None], position)  # (B, 2T, T)
-        biases = self._gap_biases(asked[:, :, None] - timestamps[:, None, :], masked)
+        gaps = asked[:, :, None] - timestamps[:, None, :]  # (B, 2T, T)
+        biases = self._biases(gaps, self._unseen(ends[:, :, None], position))
         residual, state = self._feedback(items, feedback)
         start = self.embedding(items)
         known = start  # the history's records at the current depth
         stream = torch.cat([start, start], dim=1)  # what was exposed, then what is asked
-        logits = self.item_bias(items)
+        outputs = normalised(stream)
+        logits = self.item_bias(items) + outputs[:, T:] @ self.heads[0]
         for depth, layer in enumerate(self.layers):
-            keys, values = layer.project(known, residual, state)
-            attended, stream = layer(stream, keys, values, biases[depth])
-            outputs = self.norms[depth](stream)
+            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            stream = layer.mix(stream, found)
+            outputs = normalised(stream)
             known = outputs[:, :T]
-            logits = logits + self._read_out(depth, start, attended[:, T:], outputs[:, T:])
+            logits = logits + self._read_out(depth, start, found[:, T:], outputs[:, T:])
         return logits
+
+    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
+        """Logits of candidates against cached records: only the candidates' own steps.
+
+        candidates int64 (B, C); timestamp int64 (B,); at most `window` events of history, those
+        later than the timestamp unseen. Returns (B, C, tasks).
+        """
+        gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
+        biases = self._biases(gaps, gaps < 0)
+        residual, state = self._feedback(history.items, history.feedback)
+        start = self.embedding(candidates)
+        known = self.embedding(history.items)
+        stream, outputs = start, normalised(start)
+        logits = self.item_bias(candidates) + outputs @ self.heads[0]
+        for depth, layer in enumerate(self.layers):
+            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            stream = layer.mix(stream, found)
+            outputs = normalised(stream)
+            logits = logits + self._read_out(depth, start, found, outputs)
+            if depth < self.spec.cached_depths:
+                known = history.records[:, :, depth]
+        return logits
+
+    def append(
+        self, history: History, items: Tensor, timestamps: Tensor, feedback: Tensor
+    ) -> Tensor:
+        """Records of T new events that follow cached ones: (B, T, depth - 1, width)."""
+        R, T = history.items.shape[1], items.shape[1]
+        position = torch.arange(R + T, device=items.device)
+        times = torch.cat([history.timestamps, timestamps], dim=1)
+        gaps = timestamps[:, :, None] - times[:, None, :]  # (B, T, R + T)
+        # Padding lies in the future of every event.
+        biases = self._biases(gaps, self._unseen(position[R:, None], position) | (gaps < 0))
+        residual, state = self._feedback(
+            torch.cat([history.items, items], dim=1),
+            torch.cat([history.feedback, feedback], dim=1),
+        )
+        stream = self.embedding(items)
+        known = torch.cat([self.embedding(history.items), stream], dim=1)
+        outputs = normalised(stream)
+        records = []
+        for depth in range(self.spec.cached_depths):
+            layer = self.layers[depth]
+            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            stream = layer.mix(stream, found)
+            outputs = normalised(stream)
+            records.append(outputs)
+            known = torch.cat([history.records[:, :, depth], outputs], dim=1)
+        if not records:
+            return stream.new_zeros(*stream.shape[:2], 0, self.spec.width)
+        return torch.stack(records, dim=2)
 
     def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
         """Records of a whole timeline from nothing: (B, T, depth - 1, width)."""
@@ -93,76 +149,27 @@ class Marm(nn.Module):
         )
         return self.append(nothing, items, timestamps, feedback)
 
-    def append(
-        self, history: History, items: Tensor, timestamps: Tensor, feedback: Tensor
-    ) -> Tensor:
-        """Records of T new events that follow cached ones: (B, T, depth - 1, width)."""
-        R, T = history.items.shape[1], items.shape[1]
-        all_times = torch.cat([history.timestamps, timestamps], dim=1)
-        position = torch.arange(R + T, device=items.device)
-        gaps = timestamps[:, :, None] - all_times[:, None, :]  # (B, T, R + T)
-        # A padded event lies in the future of every target.
-        masked = self._unseen(position[R:, None], position) | (gaps < 0)
-        biases = self._gap_biases(gaps, masked)
-        residual, state = self._feedback(
-            torch.cat([history.items, items], dim=1),
-            torch.cat([history.feedback, feedback], dim=1),
-        )
-        stream = self.embedding(items)
-        known = torch.cat([self.embedding(history.items), stream], dim=1)
-        outputs = []
-        for depth in range(self.spec.cached_depths):
-            layer = self.layers[depth]
-            _, stream = layer(stream, *layer.project(known, residual, state), biases[depth])
-            outputs.append(self.norms[depth](stream))
-            known = torch.cat([history.records[:, :, depth], outputs[-1]], dim=1)
-        if not outputs:
-            return stream.new_zeros(*stream.shape[:2], 0, self.spec.width)
-        return torch.stack(outputs, dim=2)
-
-    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
-        """Logits of candidates against cached records: only the candidates' own steps.
-
-        candidates int64 (B, C); timestamp int64 (B,); at most `window` events of history.
-        Events later than the timestamp are not seen. Returns (B, C, tasks).
-        """
-        gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        biases = self._gap_biases(gaps, gaps < 0)
-        residual, state = self._feedback(history.items, history.feedback)
-        start = self.embedding(candidates)
-        stream = start
-        known = self.embedding(history.items)
-        logits = self.item_bias(candidates)
-        for depth, layer in enumerate(self.layers):
-            keys, values = layer.project(known, residual, state)
-            attended, stream = layer(stream, keys, values, biases[depth])
-            logits = logits + self._read_out(depth, start, attended, self.norms[depth](stream))
-            if depth < self.spec.cached_depths:
-                known = history.records[:, :, depth]
-        return logits
-
     def _unseen(self, ends: Tensor, position: Tensor) -> Tensor:
         """True where an event lies outside the window of `window` events before `ends`."""
         return (position >= ends) | (position < ends - self.spec.window)
 
-    def _gap_biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
+    def _biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
         """Per layer the bias of each (target, event) pair: (B, heads or 1, targets, events)."""
         wall = torch.where(masked, MASKED, 0.0)[:, None]
         if not self.spec.time_gap:
             return (wall,) * self.spec.depth
-        buckets = gap_buckets(gaps_s, self.edges_s)
         table = torch.cat([layer.gap_bias for layer in self.layers], dim=1)
+        buckets = gap_buckets(gaps_s, self.edges_s)
         found = nn.functional.embedding(buckets, table).permute(0, 3, 1, 2)
         return tuple(wall + bias for bias in found.split(self.spec.heads, dim=1))
 
     def _feedback(self, items: Tensor, feedback: Tensor) -> tuple[Tensor, Tensor]:
         """Residual (B, R, tasks), zero where unknown, and one-hot state (B, R, tasks, 3)."""
-        label = feedback.to(torch.float32)
-        known = (feedback >= 0).to(torch.float32)
         expectation = nn.functional.embedding(items, self.expectation)
+        residual = torch.where(feedback < 0, 0.0, feedback - expectation)
         states = torch.arange(-1, 2, device=feedback.device, dtype=feedback.dtype)
-        return (label - expectation) * known, (feedback[..., None] == states).to(torch.float32)
+        return residual, (feedback[..., None] == states).to(residual.dtype)
 
-    def _read_out(self, depth: int, start: Tensor, attended: Tensor, output: Tensor) -> Tensor:
-        """One depth's share of the logits: its output, and how the item matches what it found."""
-        return output @ self.heads[depth] + (start * attended) @ self.match[depth]
+    def _read_out(self, depth: int, start: Tensor, found: Tensor, outputs: Tensor) -> Tensor:
+        """One layer's share of the logits: its output, and how the item matches what it found."""
+        return outputs @ self.heads[depth + 1] + (start * found) @ self.match[depth]

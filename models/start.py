@@ -63,14 +63,13 @@ def _normal(weight: Tensor, scale: float, generator: torch.Generator) -> None:
 
 
 def _match_by_factors(model: Marm, n_factors: int) -> None:
-    """Layer 1 carries residual-weighted embeddings through, and the read-out multiplies them."""
+    """Layer 1 finds residual-weighted embeddings, and the read-out multiplies by the item's."""
     width = model.spec.width
     first = model.layers[0]
     identity = torch.eye(width)
     for task in range(len(model.spec.tasks)):
         first.value.weight[:, (1 + task) * width : (2 + task) * width] += identity
         model.match[0, :n_factors, task] = 1.0
-    first.out.weight += identity
 
 
 def _expectation(table: EventTable, task: int, rows: int) -> Array:

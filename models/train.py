@@ -86,11 +86,8 @@ class _Trainer:
             (batch, torch.from_numpy(sessions(batch, np.random.default_rng(0), 64)))
             for batch in (padded(table, group) for group in self._groups(np.flatnonzero(unseen)))
         ]
-        self.model = Marm(spec, len(table.item_ids))
+        self.model = Marm(spec, len(table.item_ids), dropout=recipe.dropout)
         start(self.model, table.take(~unseen[table.users]), seed)
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = recipe.dropout
         self.averaged = copy.deepcopy(self.model).eval()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(

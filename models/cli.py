@@ -1,0 +1,206 @@
+"""`marmot train`, `score`, `evaluate`, `inspect` and `data`. Heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from models import data_cli
+from models.spec import Spec
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.events import EventTable
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.add_typer(data_cli.app)
+
+Events = Annotated[
+    Path, typer.Option(help="CSV or Parquet: user_id, item_id, timestamp, a column per task.")
+]
+BundlePath = Annotated[Path, typer.Option("--bundle", help="Folder that `marmot train` wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
+
+
+class UsageError(Exception):
+    """Options that do not go together."""
+
+    exit_code = 2
+
+
+@app.command(epilog="Example: marmot train --events var/data/events.parquet --out var/bundle")
+def train(
+    *,
+    events: Events,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; replaced in one step.")],
+    items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id, name, …")] = None,
+    family: Annotated[str, typer.Option(help="Kind of model.")] = "marm",
+    depth: Annotated[int, typer.Option(min=1, help="Attention layers.")] = 4,
+    window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
+    width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
+    tasks: Annotated[
+        str | None, typer.Option(help="Columns to predict, the first one ranks: like,share")
+    ] = None,
+    time_gap: Annotated[
+        Literal["on", "off"], typer.Option(help="Whether time counts, or order alone.")
+    ] = "on",
+    embedding: Annotated[str, typer.Option(help="How items become vectors.")] = "full",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the events, at most.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
+    cache_dtype: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
+    ] = "float32",
+    holdout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of each user's newest events to hold out.")
+    ] = 0.1,
+    name: Annotated[str, typer.Option(help="The model's name in answers.")] = "marmot",
+    version: Annotated[
+        str | None, typer.Option(help="Its version.", show_default="from the fingerprint")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on a log of events and export a bundle that `marmot serve` loads.
+
+    The newest events of each user are held out; AUC and GAUC on them end up in the manifest.
+    """
+    from models.events import read_events  # noqa: PLC0415
+    from models.items import read_names  # noqa: PLC0415
+
+    names = read_names(items) if items else {}
+    wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]
+    table = read_events(events, wanted)
+    spec = Spec(
+        family=family,
+        depth=depth,
+        window=window,
+        width=width,
+        heads=heads,
+        tasks=table.tasks,
+        time_gap=time_gap == "on",
+        embedding=embedding,
+        cache_dtype=cache_dtype,
+    )
+    from models.course import run_course  # noqa: PLC0415  (torch from here on)
+
+    bundle = run_course(
+        table,
+        spec,
+        out,
+        names,
+        epochs=epochs,
+        seed=seed,
+        holdout=holdout,
+        name=name,
+        version=version,
+    )
+    answer = {
+        "bundle": str(out),
+        "fingerprint": bundle.fingerprint,
+        "metrics": bundle.manifest["metrics"],
+        "trained_on": bundle.manifest["trained_on"],
+    }
+    typer.echo(json.dumps(answer) if as_json else out)
+
+
+@app.command(
+    epilog="Example: marmot score --bundle var/bundle --events events.csv --requests r.jsonl"
+)
+def score(
+    *,
+    bundle: BundlePath,
+    events: Events,
+    requests: Annotated[
+        Path, typer.Option(help='Lines of {"user_id", "candidates", "timestamp"}.')
+    ],
+) -> None:
+    """Score requests the slow, trusted way: PyTorch over whole timelines, no cache, no ONNX."""
+    from models.requests import read_requests  # noqa: PLC0415
+
+    loaded, table = _open(bundle, events)
+    from models.reference import Reference  # noqa: PLC0415
+
+    reference = Reference.of(loaded, table)
+    for request in read_requests(requests):
+        scores = reference.score(request)  # (candidates, tasks)
+        answer = {
+            "user_id": request.user_id,
+            "candidates": request.candidates,
+            "scores": {
+                task: [float(value) for value in scores[:, column]]
+                for column, task in enumerate(loaded.spec.tasks)
+            },
+        }
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+
+@app.command(epilog="Example: marmot evaluate --bundle var/bundle --events events.csv --via http")
+def evaluate(
+    *,
+    bundle: BundlePath,
+    events: Events,
+    via: Annotated[
+        Literal["full", "cache", "http"],
+        typer.Option(help="PyTorch, the cached graphs in this process, or a server."),
+    ] = "full",
+    url: Annotated[
+        str | None, typer.Option(help="A running server; histories travel inline.")
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """AUC and GAUC on the holdout: one request per user at the split, ranked as served."""
+    from models.evaluate import measure  # noqa: PLC0415
+
+    if url is not None and via != "http":
+        raise UsageError(f"--url goes with --via http, not with --via {via}")
+    loaded, table = _open(bundle, events)
+    trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
+    share = trained if holdout is None else holdout
+    # Evaluators of other rooms are found by name, so that this one imports none of them.
+    (entry,) = entry_points(group="marmot.evaluators", name=via)
+    with entry.load()(loaded, table, share, url) as scorer:
+        found = measure(table, share, scorer)
+    if as_json:
+        typer.echo(json.dumps({"via": via, "holdout": share, "metrics": found}))
+        return
+    for task, figures in found.items():
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in figures.items() if name != "targets"
+        )
+        typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
+
+
+@app.command(epilog="Example: marmot inspect var/bundle")
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `marmot train` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a bundle is: its model, what it caches per user, what it was trained on."""
+    from models.bundle import load_bundle  # noqa: PLC0415
+    from models.inspection import describe  # noqa: PLC0415
+
+    loaded = load_bundle(bundle)
+    if as_json:
+        typer.echo(json.dumps({**loaded.manifest, **describe(loaded)}))
+        return
+    for key, value in describe(loaded).items():
+        typer.echo(f"{key:<22}{value}")
+
+
+def _open(bundle: Path, events: Path) -> tuple[Bundle, EventTable]:
+    from models.bundle import load_bundle  # noqa: PLC0415
+    from models.events import read_events  # noqa: PLC0415
+
+    loaded: Any = load_bundle(bundle)
+    return loaded, read_events(events, loaded.spec.tasks)

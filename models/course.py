@@ -1,0 +1,98 @@
+"""`marmot train` from events to bundle: hold out, train, export, measure."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from models import train
+from models.bundle import Bundle, load_bundle
+from models.evaluate import measure
+from models.events import EventTable
+from models.export import export
+from models.reference import Reference
+from models.spec import Spec
+
+
+class NothingToLearn(ValueError):
+    """Events from which no model can be trained."""
+
+
+def run_course(
+    table: EventTable,
+    spec: Spec,
+    out: Path,
+    names: dict[str, str],
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    holdout: float = 0.1,
+    name: str = "marmot",
+    version: str | None = None,
+) -> Bundle:
+    """Trains on all but the holdout and leaves a verified bundle at `out`."""
+    seen = table.take(~table.is_held_out(holdout)).of_seen_items()
+    if not (seen.labels >= 0).any():
+        raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
+    trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed)
+    reference = Reference(trained.model, table, seen.item_ids)
+    metrics = measure(table, holdout, reference.score_question) if holdout else {}
+    export(
+        trained.model,
+        seen.item_ids,
+        [names.get(item_id) for item_id in seen.item_ids],
+        out,
+        name=name,
+        version=version,
+        trained_on={
+            "events": len(seen),
+            "users": len(seen.user_ids),
+            "items": len(seen.item_ids),
+            "holdout": holdout,
+            "seed": seed,
+            "epochs": trained.epochs,
+            "steps": trained.steps,
+            "validation_loss": _finite(trained.validation_loss),
+        },
+        metrics=metrics,
+    )
+    return load_bundle(out)
+
+
+def _trained(seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int) -> train.Trained:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(now: train.Progress) -> None:
+            bar.update(
+                task,
+                completed=now.step,
+                total=now.most_steps,
+                description=f"epoch {now.epoch}  loss {now.loss:.4f}"
+                + (f"  validation {now.validation_loss:.4f}" if now.epoch > 1 else ""),
+            )
+
+        torch.set_flush_denormal(True)
+        return train.train(seen, spec, recipe, seed=seed, on_step=show)
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None

@@ -1,0 +1,222 @@
+"""Export: a trained model becomes a bundle, and no bundle is written that is not proven equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import safetensors.torch
+import torch
+
+from models.bundle import write_bundle, write_items
+from models.graph import described
+from models.marm import History, Marm
+from models.marm_graphs import build_graphs
+from models.sequences import NEVER_S
+from models.spec import Spec
+
+Array = np.ndarray[Any, Any]
+Feed = dict[str, Array]
+
+#: A graph may differ from PyTorch by this much, in probability or in a record's number.
+TOLERANCE = 1e-4
+
+
+class ExportError(Exception):
+    """A graph does not compute what the model computes; no bundle was written."""
+
+
+def export(
+    model: Marm,
+    item_ids: list[str],
+    item_names: list[str | None],
+    path: Path,
+    *,
+    name: str = "marmot",
+    version: str | None = None,
+    trained_on: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes the bundle at `path` in one step and returns its fingerprint.
+
+    Raises `ExportError` if a graph differs from PyTorch, and leaves `path` as it was.
+    """
+    model = model.eval()
+    graphs = build_graphs(model)
+    runs = {name: _session(proto) for name, (proto, _) in graphs.items()}
+    _prove(model, runs)
+    fingerprint = fingerprint_of(model, item_ids)
+    manifest = {
+        "name": name,
+        "version": version or fingerprint[:8],
+        "fingerprint": fingerprint,
+        "family": model.spec.family,
+        "spec": model.spec.to_dict(),
+        "receptive_field": model.spec.receptive_field,
+        "row": _row(model.spec),
+        "graphs": described({name: graph for name, (_, graph) in graphs.items()}),
+        "trained_on": dict(trained_on or {}),
+        "metrics": dict(metrics or {}),
+    }
+
+    def fill(folder: Path) -> None:
+        for proto, graph in graphs.values():
+            onnx.save(proto, folder / graph.file)
+        safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
+        write_items(folder / "items.parquet", item_ids, item_names)
+        np.savez(folder / "example.npz", **_example(model, runs))  # type: ignore[arg-type]
+
+    write_bundle(path, manifest, fill)
+    return fingerprint
+
+
+def fingerprint_of(model: Marm, item_ids: list[str]) -> str:
+    """32 hex digits from the spec, the weights and the vocabulary: all that a record hangs on."""
+    digest = hashlib.sha256(json.dumps(model.spec.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    for item_id in item_ids:
+        # Ids hold no control characters: a zero byte ends each of them.
+        digest.update(item_id.encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _row(spec: Spec) -> list[dict[str, Any]]:
+    fields = spec.row.fields or {}
+    return [
+        {"name": name, "dtype": kind[0].base.name, "shape": list(kind[0].shape)}
+        for name, kind in fields.items()
+    ]
+
+
+def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # graphs of depth 1 have inputs that nothing reads
+    return ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _run(session: ort.InferenceSession, feed: Feed) -> list[Array]:
+    wanted = {port.name for port in session.get_inputs()}
+    return list(session.run(None, {name: value for name, value in feed.items() if name in wanted}))
+
+
+def _timeline(model: Marm, batch: int, events: int, random: np.random.Generator) -> Feed:
+    rows = model.items + model.spec.fallback_rows
+    shape = (batch, events)
+    return {
+        "items": random.integers(0, rows, shape),
+        "timestamps": np.sort(random.integers(0, 10**9, shape), axis=1),
+        "feedback": random.integers(-1, 2, (*shape, len(model.spec.tasks))).astype(np.int8),
+    }
+
+
+def _example(model: Marm, runs: Mapping[str, ort.InferenceSession]) -> Feed:
+    """One valid feed of the rank graph: a full window of records and sixteen candidates."""
+    random = np.random.default_rng(0)
+    window = model.spec.window
+    past = _timeline(model, 1, window, random)
+    rows = model.items + model.spec.fallback_rows
+    names = model.spec.row.names or ()
+    records = _run(runs["encode"], past) if names else []
+    return {
+        "candidates": random.integers(0, rows, (1, 16)),
+        "timestamp": past["timestamps"][:, -1] + 60,
+        **past,
+        **dict(zip(names, records, strict=True)),
+    }
+
+
+def _prove(model: Marm, runs: Mapping[str, ort.InferenceSession]) -> None:
+    """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
+    random = np.random.default_rng(0)
+    window, names = model.spec.window, model.spec.row.names or ()
+    for batch, events, old in ((1, 1, 0), (1, window + 3, window), (2, 2 * window + 5, 7)):
+        whole = _timeline(model, batch, events, random)
+        cached: Feed = {}
+        if names:
+            encoded = _run(runs["encode"], whole)
+            exact = _encode(model, whole)
+            _compare("encode.onnx", _decoded(encoded), exact, _step(model.spec, encoded))
+            past = {name: value[:, max(0, old - window) : old] for name, value in whole.items()}
+            rows = {
+                name: value[:, max(0, old - window) : old]
+                for name, value in zip(names, encoded, strict=True)
+            }
+            new = {f"new_{name}": value[:, old:] for name, value in whole.items()}
+            appended = _run(runs["append"], {**past, **rows, **new})
+            expected = _append(model, past, _decoded(list(rows.values())), new)
+            _compare("append.onnx", _decoded(appended), expected, _step(model.spec, appended))
+            cached = {n: v[:, -window:] for n, v in zip(names, encoded, strict=True)}
+        seen = {name: value[:, -window:] for name, value in whole.items()}
+        # Padding, and events after the request, are in the future: both must vanish.
+        seen["timestamps"] = seen["timestamps"].copy()
+        seen["timestamps"][:, -1:] = NEVER_S if events % 2 else seen["timestamps"][:, -1:]
+        asked = {
+            "candidates": random.integers(0, model.items, (batch, 5)),
+            "timestamp": np.full(batch, 10**9),
+        }
+        scores = _run(runs["rank"], {**asked, **seen, **cached})[0]
+        _compare("rank.onnx", scores, _rank(model, asked, seen, list(cached.values())), 0.0)
+
+
+def _compare(graph: str, found: Array, expected: Array, allowed: Array | float) -> None:
+    excess = np.abs(found - expected) - allowed
+    if excess.size and not float(excess.max()) <= TOLERANCE:
+        raise ExportError(
+            f"{graph} differs from PyTorch by {float(excess.max()):.1e}, "
+            f"more than {TOLERANCE:.0e}; no bundle was written"
+        )
+
+
+def _decoded(fields: list[Array]) -> Array:
+    """A row's fields as float32 records."""
+    records = fields[0].astype(np.float32)
+    return records * fields[1].astype(np.float32)[..., None] if len(fields) > 1 else records
+
+
+def _step(spec: Spec, fields: list[Array]) -> Array | float:
+    """How far rounding to the cache's dtype may move each number."""
+    if spec.cache_dtype == "int8":
+        return np.asarray(fields[1].astype(np.float32)[..., None] * 0.501)
+    if spec.cache_dtype == "float16":
+        return np.asarray(np.abs(fields[0].astype(np.float32)) * 2.0**-11)
+    return 0.0
+
+
+def _tensors(feed: Feed, prefix: str = "") -> list[torch.Tensor]:
+    names = ("items", "timestamps", "feedback")
+    return [torch.from_numpy(np.ascontiguousarray(feed[prefix + name])) for name in names]
+
+
+@torch.no_grad()
+def _encode(model: Marm, whole: Feed) -> Array:
+    return model.encode(*_tensors(whole)).numpy()
+
+
+@torch.no_grad()
+def _append(model: Marm, past: Feed, records: Array, new: Feed) -> Array:
+    history = History(*_tensors(past), torch.from_numpy(records))
+    return model.append(history, *_tensors(new, "new_")).numpy()
+
+
+@torch.no_grad()
+def _rank(model: Marm, asked: Feed, seen: Feed, rows: list[Array]) -> Array:
+    B, R = seen["items"].shape
+    empty = np.zeros((B, R, 0, model.spec.width), np.float32)
+    records = torch.from_numpy(_decoded(rows) if rows else empty)
+    logits = model.forward_cached(
+        torch.from_numpy(asked["candidates"]),
+        torch.from_numpy(asked["timestamp"]),
+        History(*_tensors(seen), records),
+    )
+    return torch.sigmoid(logits).numpy()

@@ -1,0 +1,107 @@
+"""The slow, trusted path: PyTorch in float32 over the timeline itself. No cache, no ONNX.
+
+Everything else is checked against this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from models.bundle import Bundle, Vocabulary
+from models.evaluate import Question
+from models.events import UNKNOWN, EventTable
+from models.marm import Marm
+from models.requests import Request
+
+Array = np.ndarray[Any, Any]
+
+
+def load_model(bundle: Bundle) -> Marm:
+    """The bundle's weights as the PyTorch model."""
+    model = Marm(bundle.spec, len(bundle.vocabulary))
+    model.load_state_dict(safetensors.torch.load_file(bundle.file("weights.safetensors")))
+    return model.eval()
+
+
+@torch.no_grad()
+def score(
+    model: Marm,
+    items: Array,
+    timestamps: Array,
+    feedback: Array,
+    candidates: Array,
+    timestamp: int,
+) -> Array:
+    """Probabilities of candidates after a whole timeline: (candidates, tasks).
+
+    items, timestamps (events,) int64 in time order, none later than `timestamp`; feedback
+    (events, tasks) int8; candidates (C,) int64. Events beyond the receptive field cannot move a
+    score and are left out.
+    """
+    field = model.spec.receptive_field
+    items, timestamps, feedback = items[-field:], timestamps[-field:], feedback[-field:]
+    n, C = len(items), len(candidates)
+    # Candidates follow the history as more events, none of which sees another.
+    visible = np.minimum(np.arange(n + C), n)
+    asked_at = np.concatenate([timestamps, np.full(C, timestamp)])
+    unknown = np.full((C, feedback.shape[1]), UNKNOWN, np.int8)
+    logits = model.forward_full(
+        torch.from_numpy(np.concatenate([items, candidates]))[None],
+        torch.from_numpy(asked_at)[None],
+        torch.from_numpy(np.concatenate([feedback, unknown]))[None],
+        torch.from_numpy(visible)[None],
+        torch.from_numpy(asked_at)[None],
+    )
+    return torch.sigmoid(logits[0, n:]).numpy()
+
+
+class Reference:
+    """Scores from a table of events, the trusted way."""
+
+    def __init__(self, model: Marm, table: EventTable, vocabulary: list[str] | Vocabulary) -> None:
+        if not isinstance(vocabulary, Vocabulary):
+            nameless = [None] * len(vocabulary)
+            vocabulary = Vocabulary(vocabulary, [*nameless], model.spec.fallback_rows)
+        self.model = model.eval()
+        self.table = table
+        self.vocabulary = vocabulary
+        self._rows = vocabulary.rows(table.item_ids)[table.items]  # (events,)
+        self._users = {user_id: index for index, user_id in enumerate(table.user_ids)}
+
+    @classmethod
+    def of(cls, bundle: Bundle, table: EventTable) -> Self:
+        return cls(load_model(bundle), table, bundle.vocabulary)
+
+    def score(self, request: Request) -> Array:
+        """(candidates, tasks), from every event of the user up to the request's time."""
+        user = self._users.get(str(request.user_id))
+        span = slice(0, 0) if user is None else self.table.user(user)
+        candidates = self.vocabulary.rows([str(item) for item in request.candidates])
+        known = int(np.searchsorted(self.table.timestamps[span], request.timestamp, "right"))
+        return self._score(slice(span.start, span.start + known), candidates, request.timestamp)
+
+    def score_question(self, question: Question) -> Array:
+        """(targets, tasks) of an evaluation's request."""
+        return self._score(question.history, self._rows[question.targets], question.timestamp)
+
+    def _score(self, history: slice, candidates: Array, timestamp: int) -> Array:
+        return score(
+            self.model,
+            self._rows[history],
+            self.table.timestamps[history],
+            self.table.labels[history],
+            candidates,
+            timestamp,
+        )
+
+
+@contextmanager
+def evaluator(bundle: Bundle, table: EventTable, holdout: float, url: str | None) -> Iterator[Any]:
+    """`marmot evaluate --via full`."""
+    yield Reference.of(bundle, table).score_question
