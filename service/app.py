@@ -16,10 +16,10 @@ from cache.base import Cache
 from service.doorway import Doorway
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from service.house import House
-from service.logging import log
 from service.openapi import describe
-from service.problems import problem_response
+from service.problems import tell
 from service.routes import docs, events, health, metrics, rank, users
+from service.routes.doors import house_of
 from service.settings import Settings
 
 ABOUT = "Ranks candidates from cached attention-layer outputs."
@@ -42,22 +42,18 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={Problem: tell, HTTPException: tell_http},
+        exception_handlers={Problem: tell_problem, HTTPException: tell_http},
     )
-    app.state.house = house
     for routes in (rank, events, users, health, metrics, docs):
         app.include_router(routes.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    return Doorway(app, house)
+    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})
 
 
-async def tell(request: Request, error: Exception) -> Response:
+async def tell_problem(request: Request, error: Exception) -> Response:
     """A problem as the caller reads it."""
     problem = error if isinstance(error, Problem) else InternalError()
-    request.app.state.house.metrics.told(problem.slug)
-    if problem.status == 500:
-        log.error("a request failed", problem=problem.slug, exc_info=error)
-    return problem_response(problem)
+    return tell(problem, house_of(request).metrics)
 
 
 async def tell_http(request: Request, error: Exception) -> Response:
@@ -65,7 +61,7 @@ async def tell_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     known: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed}
     problem = known.get(status, InvalidRequest if status < 500 else InternalError)()
-    response = await tell(request, problem)
+    response = tell(problem, house_of(request).metrics)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response

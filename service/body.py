@@ -17,6 +17,12 @@ class CallerGone(Exception):
     """The connection was closed before the request was complete: there is nobody to answer."""
 
 
+class _Over(Exception):
+    def __init__(self, *, has_more: bool) -> None:
+        super().__init__()
+        self.has_more = has_more
+
+
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
     """The whole body; one that is declared too large is refused before it is read."""
     refused = _refused(scope, limit_bytes)
@@ -26,6 +32,10 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout
     try:
         async with asyncio.timeout(timeout_s):
             return await _read(receive, limit_bytes)
+    except _Over as over:
+        if over.has_more:
+            await _discard(receive)
+        raise _too_large(limit_bytes) from None
     except TimeoutError as error:
         raise BodyTimeout(f"The body was not complete after {timeout_s:g} s") from error
 
@@ -65,8 +75,7 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > limit_bytes:
-            await _discard(receive)
-            raise _too_large(limit_bytes)
+            raise _Over(has_more=message.get("more_body", False))
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import CallerGone
 from service.errors import Draining, InternalError, Problem, ServiceError
 from service.house import House
-from service.logging import log
-from service.problems import problem_response
+from service.problems import tell
 from service.timings import Timings
 
 KEY = "marmot.visit"
+ROUTE = "marmot.route"
+GONE = 499
 REQUEST_ID_BYTES = 128
 
 
@@ -28,17 +32,23 @@ REQUEST_ID_BYTES = 128
 class Visit:
     """One request from its headers to its answer."""
 
+    house: House
     request_id: bytes
     timings: Timings = field(default_factory=Timings)
     fingerprint: bytes = b""
     status: int = 0
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 class Doorway:
     """Wraps the app; `house` is what the app serves from."""
 
-    def __init__(self, app: ASGIApp, house: House) -> None:
+    def __init__(self, app: ASGIApp, house: House, *, shortcuts: Mapping[str, Endpoint]) -> None:
         self._app = app
+        #: POST endpoints that are called without the framework's walk through its layers.
+        self._shortcuts = shortcuts
         self.house = house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,13 +61,8 @@ class Doorway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         house = self.house
-        visit = Visit(_request_id(scope))
+        visit = Visit(house, _request_id(scope))
         scope[KEY] = visit
-        raw: bytes = scope.get("raw_path") or b""
-        if raw.startswith(b"/v1/users/"):
-            scope["path"] = raw.decode(
-                "ascii", "replace"
-            )  # ids keep their escapes: %2F is no slash
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,26 +73,40 @@ class Doorway:
         house.metrics.begun()
         house.in_flight += 1
         try:
-            if house.drain.is_closing and not raw.startswith(b"/health/"):
-                await problem_response(Draining())(scope, receive, send_named)
-            else:
-                await self._app(scope, receive, send_named)
+            await self._pass_on(scope, receive, send_named)
         except CallerGone:
-            visit.status = 499
+            visit.status = GONE
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            visit.status = 499  # the caller hung up while their job was waiting
+            visit.status = GONE  # the caller hung up while their job was waiting
         except Exception as error:
-            log.exception("unforeseen failure", request_id=visit.request_id.decode())
             if visit.status:
                 raise
-            await problem_response(_as_problem(error))(scope, receive, send_named)
+            problem = InternalError()
+            problem.__cause__ = error
+            await tell(problem, house.metrics)(scope, receive, send_named)
         finally:
             house.in_flight -= 1
-            route = getattr(scope.get("route"), "path", "none")
-            house.metrics.answered(route, _method(scope), visit.status, visit.timings)
+            house.metrics.answered(_route(scope), _method(scope), visit.status, visit.timings)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        house, path = self.house, scope["path"]
+        shortcut = self._shortcuts.get(path) if scope["method"] == "POST" else None
+        response: ASGIApp = self._app
+        if house.drain.is_closing and not path.startswith("/health/"):
+            response = tell(Draining(), house.metrics)
+        elif shortcut is not None:
+            scope[ROUTE] = path
+            try:
+                response = await shortcut(Request(scope, receive))
+            except Problem as problem:
+                response = tell(problem, house.metrics)
+        elif path.startswith("/v1/users/"):
+            # Ids keep their escapes, so that %2F is no slash.
+            scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        await response(scope, receive, send)
 
     def _headers(self, visit: Visit) -> list[tuple[bytes, bytes]]:
         headers = [
@@ -120,10 +139,6 @@ def visit_of(scope: Scope) -> Visit:
     return visit
 
 
-def _as_problem(error: Exception) -> Problem:
-    return error if isinstance(error, Problem) else InternalError()
-
-
 def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
@@ -132,6 +147,11 @@ def _request_id(scope: Scope) -> bytes:
                 return given
             break
     return secrets.token_hex(8).encode()
+
+
+def _route(scope: Scope) -> str:
+    route: str = scope[ROUTE] if ROUTE in scope else getattr(scope.get("route"), "path", "none")
+    return route
 
 
 def _method(scope: Scope) -> str:

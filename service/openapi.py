@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service.schemas import EventBatch, PostedEvent, ProblemBody, RankBatch, RankRequest
+from service.answers import ProblemBody
+from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
 
 REF = "#/components/schemas/{model}"
 

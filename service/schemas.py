@@ -1,15 +1,13 @@
 """What callers send, checked once at the door; nothing deeper sees a bad shape.
 
-Limits come in as validation context (`Limits`), so that a setting can move them. Answers are
-plain dicts rendered by orjson; their models here only describe them in /openapi.json.
+Limits come in as validation context (`Limits`), so that a setting can move them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, NotRequired
 
 from pydantic import (
     AfterValidator,
@@ -20,10 +18,11 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from service.errors import InvalidRequest
+from service.sentences import sentence
 
 ID_BYTES = 128
 LATEST_S = 2**53
@@ -163,73 +162,6 @@ class EventBatch(BaseModel):
     events: Annotated[list[Any], Field(min_length=1), _at_most("max_events")]
 
 
-class ModelName(BaseModel):
-    """The bundle that answered."""
-
-    name: str
-    version: str
-    fingerprint: str
-
-
-class CacheReport(BaseModel):
-    """What the cache had to do with the answer."""
-
-    state: Literal["hit", "partial", "cold", "inline", "away"]
-    records: int
-    recomputed: int
-    version: int
-    age_s: float | None
-
-
-class RankResponse(BaseModel):
-    """Scores aligned with the candidates, and the ranking by the primary task."""
-
-    user_id: int | str
-    model: ModelName
-    scores: dict[str, list[float]]
-    ranking: list[int | str]
-    unknown_items: list[int | str]
-    cache: CacheReport
-    degraded: list[str]
-
-
-class EventResult(BaseModel):
-    """What became of one event."""
-
-    status: Literal["appended", "inserted", "updated", "duplicate", "expired"] | None = None
-    version: int | None = None
-    problem: ProblemBody | None = None
-
-
-class EventsResponse(BaseModel):
-    """One result per event, in the order they were sent."""
-
-    results: list[EventResult]
-
-
-class RankBatchResponse(BaseModel):
-    """One answer, or one problem, per request."""
-
-    results: list[RankResponse | dict[Literal["problem"], ProblemBody]]
-
-
-class TimelineResponse(BaseModel):
-    """The newest events of a user, newest first."""
-
-    user_id: str
-    version: int
-    events: list[dict[str, Any]]
-
-
-class ProblemBody(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
 _posted_event: TypeAdapter[PostedEvent] = TypeAdapter(PostedEvent)
 
 
@@ -269,66 +201,3 @@ def parse_events(body: bytes, limits: Limits) -> list[PostedEvent | InvalidReque
         except ValidationError as error:
             judged.append(InvalidRequest(sentence(error)))
     return judged
-
-
-_TYPES = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "missing": "is required",
-    "extra_forbidden": "is not a known field",
-}
-
-
-def sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, with the field it is wrong in."""
-    errors = error.errors(include_url=False, include_input=False)
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return f"the body is not JSON: {first['ctx']['error']}"
-    field = _field(first)
-    same = [each for each in errors if _field(each) == field]
-    kinds = {each["type"] for each in same}
-    if kinds == {"int_type", "string_type"}:
-        said = "must be text or a whole number"
-    else:
-        # Of a union's complaints the one about the value is the one about the right type.
-        told = next(
-            (each for each in same if each["type"] not in ("int_type", "string_type")), first
-        )
-        said = _said(told)
-    return f"{field or 'the body'} {said}"
-
-
-def _field(error: ErrorDetails) -> str:
-    parts = [
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in error["loc"]
-        if not (
-            isinstance(part, str)
-            and (part.startswith(("constrained-", "function-")) or part in ("int", "str", "[key]"))
-        )
-    ]
-    return "".join(parts).lstrip(".")[:200]
-
-
-def _said(error: ErrorDetails) -> str:
-    kind, context = error["type"], error.get("ctx", {})
-    if kind in _TYPES:
-        return _TYPES[kind]
-    if kind == "too_short":
-        return "must not be empty"
-    if kind == "greater_than_equal":
-        return f"must be at least {context['ge']}"
-    if kind == "less_than_equal":
-        return f"must be at most {context['le']}"
-    return error["msg"]
-
-
-def feedback_of(event: Mapping[str, Any]) -> Mapping[str, int]:
-    """The named labels of a checked event; empty when there are none."""
-    return event.get("feedback") or {}

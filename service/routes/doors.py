@@ -12,7 +12,6 @@ from starlette.responses import Response
 from service.body import read_body
 from service.doorway import Visit, visit_of
 from service.house import House
-from service.schemas import ProblemBody
 
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -38,8 +37,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def house_of(request: Request) -> House:
     """The house of the app that this request came to."""
-    house: House = request.app.state.house
-    return house
+    return visit_of(request.scope).house
 
 
 def visit(request: Request) -> Visit:
@@ -73,4 +71,4 @@ def takes(model: type) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-__all__ = ["PROBLEMS", "ProblemBody", "answer", "body_of", "house_of", "takes", "visit"]
+__all__ = ["PROBLEMS", "answer", "body_of", "house_of", "takes", "visit"]

@@ -11,12 +11,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.answers import EventsResponse
 from service.errors import InternalError, InvalidRequest, Problem
 from service.events import to_event
 from service.house import House
 from service.logging import log
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
-from service.schemas import EventBatch, EventsResponse, PostedEvent, parse_events
+from service.schemas import EventBatch, PostedEvent, parse_events
 from service.timings import Timings
 
 router = APIRouter(tags=["events"])

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.answers import RankBatchResponse, RankResponse
 from service.caller import Caller
 from service.errors import InternalError, Problem
 from service.house import House
@@ -16,9 +17,7 @@ from service.logging import log
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
 from service.schemas import (
     RankBatch,
-    RankBatchResponse,
     RankRequest,
-    RankResponse,
     parse_rank,
     parse_rank_batch,
 )

@@ -15,9 +15,10 @@ from starlette.responses import Response
 
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Timeline
+from service.answers import TimelineResponse
 from service.errors import InvalidRequest, StoreAway
 from service.routes.doors import PROBLEMS, answer, house_of, visit
-from service.schemas import TimelineResponse, check_text
+from service.schemas import check_text
 
 router = APIRouter(tags=["users"])
 

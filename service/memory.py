@@ -1,0 +1,169 @@
+"""What is remembered of a user for one request: fetched, rebuilt, sent along, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from cache.base import Cache
+from cache.errors import CacheMismatch, CacheUnavailable
+from cache.snapshot import Snapshot
+from cache.timeline import Timeline
+from service.chores import Chores
+from service.errors import DeadlineExceeded
+from service.events import history_events
+from service.features import History
+from service.job import Array, Lane
+from service.keeper import keep_rows
+from service.rebuild import plan_rebuild, rebuild
+from service.registry import Model
+from service.schemas import RankRequest
+from service.timings import Timings
+
+TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is known of the user at the time of the request, and how it came to be known."""
+
+    state: str
+    history: History
+    rows: Array
+    recomputed: int = 0
+    version: int = 0
+    age_s: float | None = None
+    degraded: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """The `cache` of an answer."""
+        return {
+            "state": self.state,
+            "records": len(self.history),
+            "recomputed": self.recomputed,
+            "version": self.version,
+            "age_s": self.age_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request with everything that was left open filled in."""
+
+    request: RankRequest
+    user_id: str
+    timestamp: int
+    deadline: float
+    model: Model
+    timings: Timings
+
+    def check_deadline(self) -> None:
+        """Work nobody waits for is not begun."""
+        if perf_counter() > self.deadline:
+            raise DeadlineExceeded
+
+
+class Memories:
+    """Finds out about users; rows that had to be rebuilt are kept once the answer has gone."""
+
+    def __init__(self, cache: Cache, chores: Chores, clock: Callable[[], float]) -> None:
+        self._cache = cache
+        self._chores = chores
+        self._clock = clock
+
+    async def remember(self, question: Question) -> Memory:
+        """The user's newest window of events and rows, from wherever they can be had."""
+        model, request = question.model, question.request
+        if request.history is not None:
+            return await self._remember_inline(question)
+        try:
+            snapshot = await self._fetch(question, model.spec.window)
+            if request.min_version is not None and snapshot.version < request.min_version:
+                snapshot = await self._fetch(question, model.spec.window)
+            if not snapshot.valid.all() and not snapshot.complete:
+                snapshot = await self._fetch(question, model.spec.receptive_field)
+        except (CacheUnavailable, CacheMismatch):
+            return nothing_known(model, "away", [AWAY])
+        degraded = [QUARANTINED] if snapshot.quarantined else []
+        if not snapshot.version:
+            return nothing_known(model, "cold", degraded)
+        return await self._remember_stored(question, snapshot, degraded)
+
+    async def _fetch(self, question: Question, limit: int) -> Snapshot:
+        began = perf_counter()
+        try:
+            return await self._cache.fetch(
+                question.user_id, limit=limit, upto=question.timestamp, layout=question.model.layout
+            )
+        finally:
+            question.timings.cache += perf_counter() - began
+
+    async def _remember_stored(
+        self, question: Question, snapshot: Snapshot, degraded: list[str]
+    ) -> Memory:
+        model = question.model
+        events, window = len(snapshot.timeline), model.spec.window
+        history = History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks)
+        plan = plan_rebuild(
+            snapshot.valid,
+            need_from=max(0, events - window),
+            begins=snapshot.complete and not snapshot.trimmed,
+            spec=model.spec,
+        )
+        if not plan.is_exact or (events < window and snapshot.trimmed):
+            degraded.append(TRIMMED)
+        rows = snapshot.rows
+        if not plan.is_empty:
+            question.check_deadline()
+            built = await rebuild(
+                plan, history, rows, batcher=model.batcher, spec=model.spec, lane=Lane.RANK,
+                deadline=question.deadline, timings=question.timings,
+            )  # fmt: skip
+            rows, valid = plan.fill(rows, snapshot.valid, built)
+            if plan.is_exact:
+                self._chores.start(
+                    (model.fingerprint, question.user_id),
+                    keep_rows(self._cache, snapshot, rows, valid),
+                )
+        newest = slice(max(0, events - window), events)
+        written = snapshot.written_at_s
+        return Memory(
+            "hit" if plan.is_empty else "partial",
+            history[newest],
+            rows[newest],
+            plan.count,
+            snapshot.version,
+            None if written is None else max(0.0, round(self._clock() - written, 3)),
+            degraded,
+        )
+
+    async def _remember_inline(self, question: Question) -> Memory:
+        model = question.model
+        spec = model.spec
+        timeline = Timeline.of(history_events(question.request.history or []))
+        timeline = timeline.upto(question.timestamp).last(spec.receptive_field)
+        history = History.of(timeline, model.bundle.vocabulary, spec.tasks)
+        rows = np.zeros(len(history), spec.row)
+        plan = plan_rebuild(
+            np.zeros(len(history), np.bool_),
+            need_from=max(0, len(history) - spec.window),
+            begins=True,
+            spec=spec,
+        )
+        if not plan.is_empty:
+            rows[plan.first : plan.end] = await rebuild(
+                plan, history, rows, batcher=model.batcher, spec=spec, lane=Lane.RANK,
+                deadline=question.deadline, timings=question.timings,
+            )  # fmt: skip
+        newest = slice(max(0, len(history) - spec.window), len(history))
+        return Memory("inline", history[newest], rows[newest], plan.count)
+
+
+def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:
+    """What a candidate is scored on when it stands alone."""
+    history = History.of(Timeline.empty(), model.bundle.vocabulary, model.spec.tasks)
+    return Memory(state, history, np.zeros(0, model.spec.row), degraded=degraded)
