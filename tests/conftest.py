@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundles import make_bundle
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -104,3 +106,9 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """For tests that kill it."""
     with running_redis(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of depth 3, window 8 and two tasks over sixty items, with random weights."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")

@@ -1,0 +1,43 @@
+"""Small bundles with random weights: quick to make, and every weight matters to the score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.export import export
+from models.marm import Marm
+from models.spec import Spec
+
+TINY: dict[str, Any] = {
+    "depth": 3,
+    "window": 8,
+    "width": 16,
+    "heads": 2,
+    "tasks": ("like", "share"),
+    "fallback_rows": 4,
+}
+ITEMS = [str(number) for number in range(60)]
+
+
+def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> Marm:
+    """A model in which no weight is zero, so that whatever goes wrong moves a score."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Marm(spec, items).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            fan_in = weight.shape[-1] if weight.dim() > 1 else 4
+            scale = 1.0 if name.startswith("embedding") else fan_in**-0.5
+            weight.normal_(0, scale, generator=generator)
+        model.expectation.uniform_(0.1, 0.9, generator=generator)
+    return model
+
+
+def make_bundle(path: Path, *, seed: int = 0, **fields: Any) -> Path:
+    """Exports a bundle of random weights; `fields` change the spec."""
+    model = random_model(Spec(**{**TINY, **fields}), seed=seed)
+    names: list[str | None] = [f"Item {item}" for item in ITEMS]
+    export(model, ITEMS, names, path, trained_on={"holdout": 0.1})
+    return path
