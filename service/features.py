@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -58,9 +58,13 @@ class Lexicon:
 
     def rows(self, ids: Sequence[int | str]) -> tuple[Array, list[int | str]]:
         """The row of every id, and the ids (once each) that fell on a shared row."""
-        known = self._rows.get
-        found = [known(item_id, -1) for item_id in ids]
-        rows: np.ndarray[Any, np.dtype[np.int64]] = np.array(found, dtype=np.int64)
+        try:
+            return np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids)), []
+        except KeyError:
+            return self._rows_with_unknown(ids)
+
+    def _rows_with_unknown(self, ids: Sequence[int | str]) -> tuple[Array, list[int | str]]:
+        rows = np.array([self._rows.get(item_id, -1) for item_id in ids], np.int64)
         unknown: dict[int | str, None] = {}
         for place in np.flatnonzero(rows < 0).tolist():
             rows[place] = self._vocabulary.row(str(ids[place]))

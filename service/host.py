@@ -21,6 +21,7 @@ from service.cpus import threads_for
 from service.errors import StartError
 from service.settings import Settings
 
+BACKFILL_TIMEOUT_MS = 30_000.0
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -156,7 +157,9 @@ async def fill_store(settings: Settings, events: Path) -> Backfilled:
 
     async with AsyncExitStack() as stack:
         model = open_model(settings, stack)
-        cache = await open_store(settings, model)
+        # Nobody waits for an answer here, and a long timeline takes a store its time.
+        patient = settings.model_copy(update={"store_timeout_ms": BACKFILL_TIMEOUT_MS})
+        cache = await open_store(patient, model)
         stack.push_async_callback(cache.close)
         bar = stack.enter_context(Progress(console=Console(stderr=True)))
         task = bar.add_task("backfill", total=None)
