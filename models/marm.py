@@ -45,7 +45,7 @@ class Marm(nn.Module):
             TargetAttention(spec.width, spec.heads, tasks, time_gap=spec.time_gap, dropout=dropout)
             for _ in range(spec.depth)
         )
-        self.heads = nn.Parameter(torch.zeros(spec.depth + 1, spec.width, tasks))
+        self.heads = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         # What an item gets from anyone: the label's mean over the training events, per task.
         self.expectation: Tensor
@@ -78,7 +78,7 @@ class Marm(nn.Module):
         known = start  # the history's records at the current depth
         stream = torch.cat([start, start], dim=1)  # what was exposed, then what is asked
         outputs = normalised(stream)
-        logits = self.item_bias(items) + outputs[:, T:] @ self.heads[0]
+        logits = self.item_bias(items)
         for depth, layer in enumerate(self.layers):
             found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
             stream = layer.mix(stream, found)
@@ -99,7 +99,7 @@ class Marm(nn.Module):
         start = self.embedding(candidates)
         known = self.embedding(history.items)
         stream, outputs = start, normalised(start)
-        logits = self.item_bias(candidates) + outputs @ self.heads[0]
+        logits = self.item_bias(candidates)
         for depth, layer in enumerate(self.layers):
             found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
             stream = layer.mix(stream, found)
@@ -172,4 +172,4 @@ class Marm(nn.Module):
 
     def _read_out(self, depth: int, start: Tensor, found: Tensor, outputs: Tensor) -> Tensor:
         """One layer's share of the logits: its output, and how the item matches what it found."""
-        return outputs @ self.heads[depth + 1] + (start * found) @ self.match[depth]
+        return outputs @ self.heads[depth] + (start * found) @ self.match[depth]

@@ -30,6 +30,7 @@ class Recipe:
     patience_steps: int = 300
     events_per_batch: int = 1_600
     learning_rate: float = 1e-3
+    table_rate: float = 0.1  # of the learning rate, for embeddings and item biases
     warmup_steps: int = 50
     weight_decay: float = 0.01
     average: float = 0.98  # of the weights, per step: what is evaluated and exported
@@ -89,15 +90,27 @@ class _Trainer:
         self.model = Marm(spec, len(table.item_ids), dropout=recipe.dropout)
         start(self.model, table.take(~unseen[table.users]), seed)
         self.averaged = copy.deepcopy(self.model).eval()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            trained, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+            self._groups_of_weights(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
         )
         self.step = 0
 
     def _groups(self, users: Array) -> list[list[Any]]:
         parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field)
         return batches(parts, self.recipe.events_per_batch)
+
+    def _groups_of_weights(self) -> list[dict[str, Any]]:
+        """Tables by item learn slower than what is shared: they start from a fit of their own."""
+        tables, shared = [], []
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                by_item = name.startswith(("embedding", "item_bias"))
+                (tables if by_item else shared).append(weight)
+        rate = self.recipe.learning_rate
+        return [
+            {"params": tables, "most": rate * self.recipe.table_rate},
+            {"params": shared, "most": rate},
+        ]
 
     def run(self, on_step: Callable[[Progress], None]) -> Trained:
         recipe = self.recipe
@@ -122,7 +135,7 @@ class _Trainer:
         recipe = self.recipe
         for group in self.optimiser.param_groups:
             warm = min(1.0, (self.step + 1) / recipe.warmup_steps)
-            group["lr"] = recipe.learning_rate * warm
+            group["lr"] = group["most"] * warm
         items = self._forgotten(torch.from_numpy(batch.items))
         visible = torch.from_numpy(sessions(batch, self.random, recipe.longest_session))
         loss, known = self._loss(self.model, batch, items, visible)
