@@ -35,6 +35,7 @@ class EventTable:
     timestamps: np.ndarray[Any, Any]  # (events,) int64 seconds
     tasks: tuple[str, ...]
     labels: np.ndarray[Any, Any]  # (events, tasks) int8: 0, 1 or UNKNOWN
+    feedback_timestamps: np.ndarray[Any, Any]  # (events, tasks) int64: of each label, 0 if UNKNOWN
 
     def __repr__(self) -> str:
         tasks = ", ".join(self.tasks)
@@ -88,6 +89,7 @@ class EventTable:
             items=self.items[keep],
             timestamps=self.timestamps[keep],
             labels=self.labels[keep],
+            feedback_timestamps=self.feedback_timestamps[keep],
         )
 
     def of_seen_items(self) -> EventTable:
@@ -114,12 +116,14 @@ def merge(columns: EventColumns) -> EventTable:
     is_first[1:] = (np.diff(users) != 0) | (np.diff(timestamps) != 0) | (np.diff(items) != 0)
     starts = np.flatnonzero(is_first)
     labels = np.empty((len(starts), len(columns.tasks)), np.int8)
+    said_at = np.empty(labels.shape, np.int64)
     for task in range(len(columns.tasks)):
         sent = columns.labels[:, task]
         # One number that grows with (feedback time, label), and lies below all where unknown.
         strength = np.where(sent == UNKNOWN, -1, columns.feedback_timestamps * 2 + sent)[order]
         strongest = np.maximum.reduceat(strength, starts)
         labels[:, task] = np.where(strongest < 0, UNKNOWN, strongest & 1)
+        said_at[:, task] = np.where(strongest < 0, 0, strongest >> 1)
     counts = np.bincount(users[starts], minlength=len(columns.users.distinct))
     return EventTable(
         user_ids=columns.users.distinct,
@@ -129,6 +133,7 @@ def merge(columns: EventColumns) -> EventTable:
         timestamps=timestamps[starts],
         tasks=columns.tasks,
         labels=labels,
+        feedback_timestamps=said_at,
     )
 
 

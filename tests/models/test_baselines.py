@@ -30,6 +30,7 @@ def taste(seed: int = 0, *, noise: float = 0.1) -> EventTable:
         timestamps=np.arange(len(users)),
         tasks=("like",),
         labels=likes.astype(np.int8)[:, None],
+        feedback_timestamps=np.arange(len(users))[:, None],
     )
 
 

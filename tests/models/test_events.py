@@ -21,6 +21,7 @@ def same(one: EventTable, other: EventTable) -> bool:
         and np.array_equal(one.items, other.items)
         and np.array_equal(one.timestamps, other.timestamps)
         and np.array_equal(one.labels, other.labels)
+        and np.array_equal(one.feedback_timestamps, other.feedback_timestamps)
     )
 
 
@@ -71,9 +72,13 @@ def write_parquet(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def by_hand(rows: list[dict[str, object]]) -> dict[tuple[str, int, str], dict[str, int]]:
+Mark = tuple[int, int]  # when it was said, and what
+UNSAID: Mark = (0, -1)
+
+
+def by_hand(rows: list[dict[str, object]]) -> dict[tuple[str, int, str], dict[str, Mark]]:
     """The contract's merging, one row at a time."""
-    merged: dict[tuple[str, int, str], dict[str, tuple[int, int]]] = {}
+    merged: dict[tuple[str, int, str], dict[str, Mark]] = {}
     for row in rows:
         key = (str(row["user_id"]), int(str(row["timestamp"])), str(row["item_id"]))
         event = merged.setdefault(key, {})
@@ -82,9 +87,7 @@ def by_hand(rows: list[dict[str, object]]) -> dict[tuple[str, int, str], dict[st
             if row[task] is not None:
                 news = (int(str(sent)), int(str(row[task])))
                 event[task] = max(event.get(task, news), news)
-    return {
-        key: {task: label for task, (_, label) in event.items()} for key, event in merged.items()
-    }
+    return merged
 
 
 @settings(deadline=None, max_examples=40)
@@ -126,12 +129,11 @@ def test_table_equals_merging_by_hand(
     expected = by_hand(rows)
     order = sorted(expected, key=lambda key: (key[0].encode(), key[1], key[2].encode()))
     assert table.user_ids == sorted(table.user_ids, key=str.encode)
-    found = list(zip(table.users, table.timestamps, table.items, table.labels, strict=True))
-    assert [(table.user_ids[u], t, table.item_ids[i]) for u, t, i, _ in found] == order
-    for key, (*_, labels) in zip(order, found, strict=True):
-        assert dict(zip(table.tasks, labels, strict=True)) == {
-            task: expected[key].get(task, -1) for task in table.tasks
-        }
+    found = zip(table.users, table.timestamps, table.items, strict=True)
+    assert [(table.user_ids[u], t, table.item_ids[i]) for u, t, i in found] == order
+    for column, task in enumerate(table.tasks):
+        marks = zip(table.feedback_timestamps[:, column], table.labels[:, column], strict=True)
+        assert list(marks) == [expected[key].get(task, UNSAID) for key in order]
 
 
 def test_ids_are_text(tmp_path: Path) -> None:
@@ -279,6 +281,7 @@ def table_of(*counts: int) -> EventTable:
         timestamps=np.arange(sum(counts)),
         tasks=("like",),
         labels=np.ones((sum(counts), 1), np.int8),
+        feedback_timestamps=np.arange(sum(counts))[:, None],
     )
 
 
@@ -303,6 +306,8 @@ def test_take() -> None:
     assert rest.counts.tolist() == [4, 4, 18]
     assert rest.user_ids == table.user_ids
     assert rest.timestamps[rest.user(2)].tolist() == list(range(9, 27))
+    assert rest.feedback_timestamps[rest.user(2), 0].tolist() == list(range(9, 27))
+    assert rest.of_seen_items().feedback_timestamps is rest.feedback_timestamps
     assert len(table.take(np.zeros(29, bool))) == 0
 
 
