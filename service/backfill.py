@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from cache.base import Cache
 from cache.timeline import Event, Mark
-from models.event_file import UNKNOWN, EventColumns, read_columns
+from models.events import UNKNOWN, EventTable, read_events
 from service.job import Lane
 from service.recorder import Recorder
 from service.registry import Model
@@ -34,54 +35,42 @@ class Backfilled:
 
 
 async def backfill(model: Model, cache: Cache, events: Path, progress: Progress) -> Backfilled:
-    """Records every user's events, several users at a time; a second run changes nothing."""
-    columns = await asyncio.to_thread(read_columns, events)
+    """Records every event of a file; a second run changes nothing."""
+    return await fill(model, cache, await asyncio.to_thread(read_events, events), progress)
+
+
+async def fill(model: Model, cache: Cache, table: EventTable, progress: Progress) -> Backfilled:
+    """Records every user's events, several users at a time."""
     recorder = Recorder(cache, deadline_s=DEADLINE_S, lane=Lane.REBUILD)
-    users = _users(columns)
-    total = len(columns.users.distinct)
-    statuses: dict[str, int] = {}
+    users = [int(user) for user in np.flatnonzero(table.counts)]
+    waiting = iter(users)
+    statuses: Counter[str] = Counter()
     done = 0
 
     async def work() -> None:
         nonlocal done
-        for user_id, places in users:
-            recorded = await recorder.record(
-                model, user_id, list(_events(columns, places)), Timings()
-            )
-            for status in recorded.statuses:
-                statuses[status] = statuses.get(status, 0) + 1
+        for user in waiting:
+            sent = list(_events(table, table.user(user)))
+            recorded = await recorder.record(model, table.user_ids[user], sent, Timings())
+            statuses.update(recorded.statuses)
             done += 1
-            progress(done, total)
+            progress(done, len(users))
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(AT_ONCE, total)):
+        for _ in range(min(AT_ONCE, len(users))):
             group.create_task(work())
-    return Backfilled(total, len(columns.timestamps), dict(sorted(statuses.items())))
+    return Backfilled(len(users), len(table), dict(sorted(statuses.items())))
 
 
-def _users(
-    columns: EventColumns,
-) -> Iterator[tuple[str, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
-    """Each user and the places of their events, in time order."""
-    order = np.lexsort((columns.items.rows, columns.timestamps, columns.users.rows))
-    starts = np.searchsorted(
-        columns.users.rows[order], np.arange(len(columns.users.distinct) + 1)
-    ).tolist()
-    for user, user_id in enumerate(columns.users.distinct):
-        yield user_id, order[starts[user] : starts[user + 1]]
-
-
-def _events(
-    columns: EventColumns, places: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> Iterator[Event]:
-    items = [columns.items.distinct[row] for row in columns.items.rows[places].tolist()]
-    timestamps = columns.timestamps[places].tolist()
-    said = columns.feedback_timestamps[places].tolist()
-    labels = columns.labels[places].tolist()
+def _events(table: EventTable, span: slice) -> Iterator[Event]:
+    items = [table.item_ids[item] for item in table.items[span].tolist()]
+    timestamps = table.timestamps[span].tolist()
+    said = table.feedback_timestamps[span].tolist()
+    labels = table.labels[span].tolist()
     for item_id, timestamp, when, values in zip(items, timestamps, said, labels, strict=True):
         marks = {
-            task: Mark(value, when)
-            for task, value in zip(columns.tasks, values, strict=True)
+            task: Mark(value, at)
+            for task, value, at in zip(table.tasks, values, when, strict=True)
             if value != UNKNOWN
         }
         yield Event(item_id, timestamp, marks)
