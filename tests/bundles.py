@@ -23,16 +23,23 @@ ITEMS = [str(number) for number in range(60)]
 
 
 def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> Marm:
-    """A model in which no weight is zero, so that whatever goes wrong moves a score."""
+    """A model in which no weight is zero and no score is stuck at 0 or 1: what is wrong shows."""
     generator = torch.Generator().manual_seed(seed)
     model = Marm(spec, items).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            fan_in = weight.shape[-1] if weight.dim() > 1 else 4
-            scale = 1.0 if name.startswith("embedding") else fan_in**-0.5
-            weight.normal_(0, scale, generator=generator)
+            weight.normal_(0, _scale(name, weight), generator=generator)
         model.expectation.uniform_(0.1, 0.9, generator=generator)
     return model
+
+
+def _scale(name: str, weight: torch.Tensor) -> float:
+    if name.startswith("embedding"):
+        return 1.0
+    if weight.dim() == 3 and not name.startswith("layers"):  # (depth, width, tasks), to logits
+        return float((weight.shape[0] * weight.shape[1]) ** -0.5)
+    fan_in = weight.shape[-1] if weight.dim() > 1 else 4
+    return float(fan_in**-0.5)
 
 
 def make_bundle(path: Path, *, seed: int = 0, **fields: Any) -> Path:
