@@ -16,10 +16,12 @@ MASKED = -1e4
 class TargetAttention(nn.Module):
     """Multi-head attention of targets over history, then a feed-forward block, both residual.
 
-    A history token is a record and its feedback: per task a residual (label minus what the item
-    gets from anyone) that scales the record's value, and a learned vector for each of the three
-    states unknown, 0 and 1. A learned null key stands before the history, so that a target with
-    an empty history attends to something defined.
+    A history token is a record and its feedback: per task the residual, which is the label minus
+    what was expected of the item, as a number and as a scale of the record, and a learned vector
+    for each of the three states unknown, 0 and 1. What was expected is the item's prior moved by
+    what the record says of this user; so each layer hears only what the ones below did not
+    foresee. A learned null key stands before the history, so that a target with an empty history
+    attends to something defined.
     """
 
     def __init__(
@@ -29,7 +31,8 @@ class TargetAttention(nn.Module):
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width * (1 + tasks), width, bias=False)
+        self.value = nn.Linear(width * (1 + tasks) + tasks, width, bias=False)
+        self.foresight = nn.Parameter(torch.zeros(width, tasks))
         self.feedback_key = nn.Parameter(torch.zeros(tasks, 3, width))
         self.feedback_value = nn.Parameter(torch.zeros(tasks, 3, width))
         self.null_key = nn.Parameter(torch.zeros(width))
@@ -42,12 +45,16 @@ class TargetAttention(nn.Module):
         self.contract = nn.Linear(2 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, records: Tensor, residual: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, records: Tensor, prior: Tensor, feedback: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of history tokens, two tensors of (..., R, width).
 
-        records (..., R, width); residual (..., R, tasks); state (..., R, tasks, 3) one-hot.
+        records (..., R, width); prior logits (..., R, tasks); feedback int8 (..., R, tasks).
         """
-        scaled = [records, *(records * r for r in residual.split(1, dim=-1))]
+        expected = torch.sigmoid(prior + records @ self.foresight)
+        residual = torch.where(feedback < 0, 0.0, feedback - expected)
+        states = torch.arange(-1, 2, device=feedback.device, dtype=feedback.dtype)
+        state = (feedback[..., None] == states).to(records.dtype)  # (..., R, tasks, 3)
+        scaled = [records, *(records * r for r in residual.split(1, dim=-1)), residual]
         keys = self.key(records) + torch.einsum("...ts,tsw->...w", state, self.feedback_key)
         values = self.value(torch.cat(scaled, dim=-1))
         values = values + torch.einsum("...ts,tsw->...w", state, self.feedback_value)
@@ -57,7 +64,7 @@ class TargetAttention(nn.Module):
         """What each target finds in history: (B, C, width), heads side by side.
 
         targets (B, C, width), normalised; keys, values (B, R, width);
-        bias (B, heads or 1, C or 1, R) is added to the scores.
+        bias (B, heads or 1, C or 1, 1 + R) is added to the scores, the null key's first.
         """
         B, C, width = targets.shape
         null_key = self.null_key.expand(B, 1, width)
@@ -66,11 +73,10 @@ class TargetAttention(nn.Module):
         def split(x: Tensor) -> Tensor:  # (B, N, width) -> (B, heads, N, width / heads)
             return x.reshape(B, -1, self.heads, width // self.heads).transpose(1, 2)
 
-        q = split(self.query(targets))
+        q = split(self.query(targets) / math.sqrt(width // self.heads))
         k = split(torch.cat([null_key, keys], dim=1))
         v = split(torch.cat([null_value, values], dim=1))
-        scores = q @ k.transpose(2, 3) / math.sqrt(width // self.heads)  # (B, heads, C, 1 + R)
-        weights = torch.softmax(scores + nn.functional.pad(bias, (1, 0)), dim=-1)
+        weights = torch.softmax(q @ k.transpose(2, 3) + bias, dim=-1)  # (B, heads, C, 1 + R)
         return (weights @ v).transpose(1, 2).reshape(B, C, width)
 
     def mix(self, stream: Tensor, found: Tensor) -> Tensor:

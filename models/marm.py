@@ -47,6 +47,7 @@ class Marm(nn.Module):
         )
         self.heads = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
+        self.lean = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         # What an item gets from anyone: the label's mean over the training events, per task.
         self.expectation: Tensor
         self.register_buffer("expectation", torch.full((rows, tasks), 0.5))
@@ -73,18 +74,22 @@ class Marm(nn.Module):
         asked = torch.cat([timestamps, asked_at], dim=1)
         gaps = asked[:, :, None] - timestamps[:, None, :]  # (B, 2T, T)
         biases = self._biases(gaps, self._unseen(ends[:, :, None], position))
-        residual, state = self._feedback(items, feedback)
+        prior = self._prior(items)
         start = self.embedding(items)
         known = start  # the history's records at the current depth
         stream = torch.cat([start, start], dim=1)  # what was exposed, then what is asked
         outputs = normalised(stream)
         logits = self.item_bias(items)
         for depth, layer in enumerate(self.layers):
-            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            bias = biases[depth]
+            if depth == self.spec.depth - 1:
+                # Nothing attends to the last layer's records: only what is asked goes on.
+                outputs, stream, bias = outputs[:, T:], stream[:, T:], bias[:, :, T:]
+            found = layer.attend(outputs, *layer.project(known, prior, feedback), bias)
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
-            known = outputs[:, :T]
-            logits = logits + self._read_out(depth, start, found[:, T:], outputs[:, T:])
+            known = outputs[:, :-T]
+            logits = logits + self._read_out(depth, start, found[:, -T:], outputs[:, -T:])
         return logits
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
@@ -95,13 +100,13 @@ class Marm(nn.Module):
         """
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
         biases = self._biases(gaps, gaps < 0)
-        residual, state = self._feedback(history.items, history.feedback)
+        prior, feedback = self._prior(history.items), history.feedback
         start = self.embedding(candidates)
         known = self.embedding(history.items)
         stream, outputs = start, normalised(start)
         logits = self.item_bias(candidates)
         for depth, layer in enumerate(self.layers):
-            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
             logits = logits + self._read_out(depth, start, found, outputs)
@@ -119,17 +124,15 @@ class Marm(nn.Module):
         gaps = timestamps[:, :, None] - times[:, None, :]  # (B, T, R + T)
         # Padding lies in the future of every event.
         biases = self._biases(gaps, self._unseen(position[R:, None], position) | (gaps < 0))
-        residual, state = self._feedback(
-            torch.cat([history.items, items], dim=1),
-            torch.cat([history.feedback, feedback], dim=1),
-        )
+        prior = self._prior(torch.cat([history.items, items], dim=1))
+        feedback = torch.cat([history.feedback, feedback], dim=1)
         stream = self.embedding(items)
         known = torch.cat([self.embedding(history.items), stream], dim=1)
         outputs = normalised(stream)
         records = []
         for depth in range(self.spec.cached_depths):
             layer = self.layers[depth]
-            found = layer.attend(outputs, *layer.project(known, residual, state), biases[depth])
+            found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
             records.append(outputs)
@@ -154,22 +157,27 @@ class Marm(nn.Module):
         return (position >= ends) | (position < ends - self.spec.window)
 
     def _biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
-        """Per layer the bias of each (target, event) pair: (B, heads or 1, targets, events)."""
-        wall = torch.where(masked, MASKED, 0.0)[:, None]
-        if not self.spec.time_gap:
-            return (wall,) * self.spec.depth
-        table = torch.cat([layer.gap_bias for layer in self.layers], dim=1)
-        buckets = gap_buckets(gaps_s, self.edges_s)
-        found = nn.functional.embedding(buckets, table).permute(0, 3, 1, 2)
-        return tuple(wall + bias for bias in found.split(self.spec.heads, dim=1))
+        """Per layer the bias of each target with the null key and each event.
 
-    def _feedback(self, items: Tensor, feedback: Tensor) -> tuple[Tensor, Tensor]:
-        """Residual (B, R, tasks), zero where unknown, and one-hot state (B, R, tasks, 3)."""
-        expectation = nn.functional.embedding(items, self.expectation)
-        residual = torch.where(feedback < 0, 0.0, feedback - expectation)
-        states = torch.arange(-1, 2, device=feedback.device, dtype=feedback.dtype)
-        return residual, (feedback[..., None] == states).to(residual.dtype)
+        Each is (B, heads or 1, targets, 1 + events).
+        """
+        if not self.spec.time_gap:
+            wall = torch.where(masked, MASKED, 0.0)[:, None]
+            return (nn.functional.pad(wall, (1, 0)),) * self.spec.depth
+        # Row 0 hides, the last one is the null key's.
+        bias = torch.cat([layer.gap_bias for layer in self.layers], dim=1)[1:]
+        table = nn.functional.pad(bias, (0, 0, 1, 0), value=MASKED)
+        table = nn.functional.pad(table, (0, 0, 0, 1))  # (buckets + 1, depth * heads)
+        buckets = gap_buckets(gaps_s, self.edges_s).masked_fill(masked, 0)
+        buckets = nn.functional.pad(buckets, (1, 0), value=len(table) - 1)
+        found = nn.functional.embedding(buckets, table).permute(0, 3, 1, 2)
+        return found.split(self.spec.heads, dim=1)
+
+    def _prior(self, items: Tensor) -> Tensor:
+        """Logit of what each item gets from anyone: (B, R, tasks)."""
+        return torch.logit(nn.functional.embedding(items, self.expectation))
 
     def _read_out(self, depth: int, start: Tensor, found: Tensor, outputs: Tensor) -> Tensor:
-        """One layer's share of the logits: its output, and how the item matches what it found."""
-        return outputs @ self.heads[depth] + (start * found) @ self.match[depth]
+        """One layer's share of the logits: its output, what it found, and how the item matches."""
+        matched = (start * found) @ self.match[depth]
+        return outputs @ self.heads[depth] + found @ self.lean[depth] + matched

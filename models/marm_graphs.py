@@ -55,7 +55,10 @@ class _Weights:
         return _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale
 
     def history(self, depth: int) -> tuple[Array, Array]:
-        """What makes keys and values: ((1 + tasks) width, 2 width) and (tasks, 3, 2 width)."""
+        """What makes keys and values of tokens (see `_Fed`), and their state vectors.
+
+        ((1 + tasks) width + tasks, 2 width) and (tasks, 3, 2 width).
+        """
         layer = self.model.layers[depth]
         key, value = _array(layer.key.weight).T, _array(layer.value.weight).T
         joined = np.concatenate([np.pad(key, ((0, len(value) - len(key)), (0, 0))), value], axis=1)
@@ -112,7 +115,7 @@ def _rank(w: _Weights, g: GraphBuilder) -> GraphBuilder:
     nulls = g.add("Concat", batch, g.ints(1, w.width * 2 + w.heads), axis=0)
     for depth in range(w.spec.depth):
         weight, states = (w.ones_column(part) for part in w.history(depth))
-        tokens = fed.tokens(g, known[depth], weight, states)
+        tokens = fed.tokens(w, g, depth, known[depth], weight, states)
         bias = np.zeros((len(w.gaps(depth)), w.heads, w.head + 1), np.float32)
         bias[:, :, -1] = w.gaps(depth)
         gaps = np.pad(bias.reshape(len(bias), -1), ((0, 0), (0, w.width)))
@@ -143,6 +146,7 @@ def _rank(w: _Weights, g: GraphBuilder) -> GraphBuilder:
         stream = _mix(w, g, depth, stream, found)
         outputs = _normalised(w, g, stream)
         logits = g.add("Gemm", outputs, g.floats(_array(w.model.heads[depth])), logits)
+        logits = g.add("Gemm", found, g.floats(_array(w.model.lean[depth])), logits)
         matched = g.add("Mul", start, found)
         logits = g.add("Gemm", matched, g.floats(_array(w.model.match[depth])), logits)
     shape = g.add("Concat", g.add("Shape", candidates), g.ints(w.tasks), axis=0)
@@ -184,7 +188,7 @@ def _records(
     nulls = g.add("Concat", batch, g.ints(1, w.width * 2), axis=0)
     records = []
     for depth in range(w.spec.cached_depths):
-        tokens = fed.tokens(g, known, *w.history(depth))
+        tokens = fed.tokens(w, g, depth, known, *w.history(depth))
         null = g.add("Expand", g.floats(w.null(depth)), nulls)
         keys, values = g.split(
             "Split",
@@ -245,28 +249,45 @@ def _normalised(w: _Weights, g: GraphBuilder, x: str) -> str:
 class _Fed:
     """Feedback of history tokens, ready to be joined with records of any depth."""
 
-    residuals: tuple[str, ...]  # per task (batch, R, 1)
+    label: str  # (batch, R, tasks)
+    is_unknown: str  # (batch, R, tasks)
+    prior: str  # (batch, R, tasks)
     states: tuple[str, ...]  # per task (batch, R): row of the state table
 
     @classmethod
     def of(cls, w: _Weights, g: GraphBuilder, past: _Past) -> _Fed:
         label = g.add("Cast", past.feedback, to=onnx.TensorProto.FLOAT)
-        expectation = g.add("Gather", g.floats(w.expectation), past.items)
-        unknown = g.add("Less", label, g.floats(0.0))
-        residual = g.add("Where", unknown, g.floats(0.0), g.add("Sub", label, expectation))
+        logit = np.log(w.expectation / (1 - w.expectation))
         # Each task has three rows of its own: unknown, 0, 1.
         places = g.ints(*(3 * task + 1 for task in range(w.tasks)))
         state = g.add("Add", g.add("Cast", past.feedback, to=onnx.TensorProto.INT64), places)
-        if w.tasks == 1:
-            return cls((residual,), (g.add("Squeeze", state, g.ints(2)),))
-        residuals = g.split("Split", w.tasks, residual, axis=2, num_outputs=w.tasks)
-        states = g.split("Split", w.tasks, state, axis=2, num_outputs=w.tasks)
-        return cls(tuple(residuals), tuple(g.add("Squeeze", s, g.ints(2)) for s in states))
+        parts = (
+            [state]
+            if w.tasks == 1
+            else g.split("Split", w.tasks, state, axis=2, num_outputs=w.tasks)
+        )
+        return cls(
+            label,
+            g.add("Less", label, g.floats(0.0)),
+            g.add("Gather", g.floats(logit), past.items),
+            tuple(g.add("Squeeze", part, g.ints(2)) for part in parts),
+        )
 
-    def tokens(self, g: GraphBuilder, records: str, weight: Array, states: Array) -> str:
+    def tokens(
+        self, w: _Weights, g: GraphBuilder, depth: int, records: str, weight: Array, states: Array
+    ) -> str:
         """Keys and values of one layer, side by side: (batch, R, columns of `weight`)."""
-        scaled = [g.add("Mul", records, residual) for residual in self.residuals]
-        joined = g.add("Concat", records, *scaled, axis=2)
+        foresight = g.floats(_array(w.model.layers[depth].foresight))
+        expected = g.add("Add", g.add("MatMul", records, foresight), self.prior)
+        missed = g.add("Sub", self.label, g.add("Sigmoid", expected))
+        residual = g.add("Where", self.is_unknown, g.floats(0.0), missed)
+        parts = (
+            [residual]
+            if w.tasks == 1
+            else g.split("Split", w.tasks, residual, axis=2, num_outputs=w.tasks)
+        )
+        scaled = [g.add("Mul", records, part) for part in parts]
+        joined = g.add("Concat", records, *scaled, residual, axis=2)
         tokens = g.add("MatMul", joined, g.floats(weight))
         table = g.floats(states.reshape(-1, states.shape[-1]))
         for state in self.states:

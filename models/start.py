@@ -8,6 +8,7 @@ answer: the match between a candidate and the items of the history, weighted by 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,14 @@ Array = np.ndarray[Any, Any]
 
 #: As if every item had this many more events with the mean label.
 PRIOR_EVENTS = 5.0
-FACTOR_SCALE = 0.3
+#: As if every history had this many more events that say nothing.
+NULL_EVENTS = 40.0
+MOST_FACTORS = 16
 IDENTITY_SCALE = 0.1
-MOST_FACTORS = 32
+MATCH = (0.1, 0.25)
+CARRY = 3.0
+FORESIGHT = 2.0
+LEAN = 5.0
 
 
 def start(model: Marm, table: EventTable, seed: int) -> None:
@@ -63,13 +69,41 @@ def _normal(weight: Tensor, scale: float, generator: torch.Generator) -> None:
 
 
 def _match_by_factors(model: Marm, n_factors: int) -> None:
-    """Layer 1 finds residual-weighted embeddings, and the read-out multiplies by the item's."""
-    width = model.spec.width
-    first = model.layers[0]
-    identity = torch.eye(width)
-    for task in range(len(model.spec.tasks)):
-        first.value.weight[:, (1 + task) * width : (2 + task) * width] += identity
-        model.match[0, :n_factors, task] = 1.0
+    """Layers average residuals, alone and times embeddings; the read-out adds and matches them.
+
+    The first layer hears how this user departs from the items' priors, and its records carry
+    that on; the second expects it, and hears what is left: the factorisation's own estimate of a
+    user it has never seen.
+    """
+    width, tasks, head = (
+        model.spec.width,
+        len(model.spec.tasks),
+        model.spec.width // model.spec.heads,
+    )
+    # Every event weighs the same, and the null key as much as `NULL_EVENTS` of them.
+    even = math.sqrt(math.log(NULL_EVENTS) / math.sqrt(head))
+    for depth, layer in enumerate(model.layers[:2]):
+        layer.key.weight.mul_(0.1)
+        layer.query.weight.mul_(0.1)
+        layer.query.bias.fill_(even)
+        layer.null_key.fill_(even)
+        layer.value.weight[:, :width] *= 0.1
+        layer.value.weight[:, width:] = 0
+        for task in range(tasks):
+            layer.value.weight[:, (1 + task) * width : (2 + task) * width] += torch.eye(width)
+            model.match[depth, :n_factors, task] = MATCH[depth]
+    for task in range(tasks):
+        last = width - 1 - task
+        if last < n_factors:
+            continue
+        # The user's own lean: the mean residual, in a column of its own.
+        model.layers[0].value.weight[last] = 0
+        model.layers[0].value.weight[last, (1 + tasks) * width + task] = 1
+        model.layers[0].out.weight[last] = 0
+        model.layers[0].out.weight[last, last] = CARRY
+        model.lean[0, last, task] = LEAN
+        for layer in model.layers[1:]:
+            layer.foresight[last, task] = FORESIGHT
 
 
 def _expectation(table: EventTable, task: int, rows: int) -> Array:
@@ -83,7 +117,7 @@ def _expectation(table: EventTable, task: int, rows: int) -> Array:
 
 
 def _factors(table: EventTable, most: int, seed: int) -> Array:
-    """Item factors of the primary task, (items, factors), scaled to `FACTOR_SCALE`."""
+    """Item factors of the primary task, (items, factors), centred and scaled to one."""
     known = table.labels[:, 0] != UNKNOWN
     n_factors = min(most, MOST_FACTORS)
     if not n_factors:
@@ -97,5 +131,6 @@ def _factors(table: EventTable, most: int, seed: int) -> Array:
         factors=n_factors,
         seed=seed,
     )
+    factors = factors - np.bincount(table.items, minlength=len(factors)) @ factors / len(table)
     scale = float(np.sqrt(np.mean(factors**2)))
-    return factors * (FACTOR_SCALE / scale if scale > 1e-6 else 0.0)
+    return factors / scale if scale > 1e-6 else np.zeros_like(factors)

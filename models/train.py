@@ -20,17 +20,27 @@ from models.start import start
 Array = np.ndarray[Any, Any]
 
 
+#: Below this share of what the mean label alone would lose, something has been learned.
+LEARNED = 0.98
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. Early stopping needs both `patience_epochs` and `patience_steps` to pass."""
+    """How to train.
+
+    It stops once `patience_epochs` and `patience_steps` have passed without a better loss on
+    unseen users. While nothing has been learned yet, `plateau_steps` must pass: what hangs on
+    order alone shows no progress until two layers have found each other.
+    """
 
     epochs: int | None = None  # at most; None: as many as `most_steps` allow
     most_steps: int = 3_000
     patience_epochs: int = 2
-    patience_steps: int = 300
+    patience_steps: int = 250
+    plateau_steps: int = 1_500
     events_per_batch: int = 1_600
     learning_rate: float = 1e-3
-    table_rate: float = 0.1  # of the learning rate, for embeddings and item biases
+    table_rate: float = 0.3  # of the learning rate, for embeddings and item biases
     warmup_steps: int = 50
     weight_decay: float = 0.01
     average: float = 0.98  # of the weights, per step: what is evaluated and exported
@@ -52,6 +62,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
+    """The weights that were best on unseen users, and when that was."""
+
     model: Marm
     epochs: int
     steps: int
@@ -78,6 +90,7 @@ class _Trainer:
     def __init__(self, table: EventTable, spec: Spec, recipe: Recipe, seed: int) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
         self.table, self.spec, self.recipe = table, spec, recipe
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -87,11 +100,15 @@ class _Trainer:
             (batch, torch.from_numpy(sessions(batch, np.random.default_rng(0), 64)))
             for batch in (padded(table, group) for group in self._groups(np.flatnonzero(unseen)))
         ]
+        self.trivial_loss = _trivial_loss([batch for batch, _ in self.validation])
         self.model = Marm(spec, len(table.item_ids), dropout=recipe.dropout)
         start(self.model, table.take(~unseen[table.users]), seed)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
-            self._groups_of_weights(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+            self._groups_of_weights(),
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.step = 0
 
@@ -127,7 +144,9 @@ class _Trainer:
                 best, best_epoch = copy.deepcopy(self.averaged), epoch
                 best_loss = validation_loss
             waited = epoch - best_epoch
-            if waited > recipe.patience_epochs and waited * per_epoch > recipe.patience_steps:
+            learned = best_loss < LEARNED * self.trivial_loss
+            patience = recipe.patience_steps if learned else recipe.plateau_steps
+            if waited > recipe.patience_epochs and waited * per_epoch > patience:
                 break
         return Trained(best.eval(), best_epoch, self.step, best_loss)
 
@@ -188,3 +207,16 @@ class _Trainer:
             loss, known = self._loss(self.averaged, batch, torch.from_numpy(batch.items), visible)
             total, count = total + float(loss), count + known
         return total / count if count else float("inf")
+
+
+def _trivial_loss(validation: list[Batch]) -> float:
+    """What each task's mean label would lose on the validation users, per known label."""
+    total, count = 0.0, 0
+    for task in range(validation[0].feedback.shape[2] if validation else 0):
+        labels = np.concatenate([b.feedback[..., task][b.is_target] for b in validation])
+        labels = labels[labels != UNKNOWN]
+        mean = labels.mean() if len(labels) else 0.0
+        if 0 < mean < 1:
+            total -= len(labels) * (mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
+        count += len(labels)
+    return float(total / count) if count else 0.0
