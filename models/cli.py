@@ -176,9 +176,32 @@ def evaluate(
         return
     for task, figures in found.items():
         shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in figures.items() if name != "targets"
+            f"{name} {'undefined' if (value := figures[name]) is None else format(value, '.4f')}"
+            for name in ("auc", "gauc")
         )
         typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
+
+
+@app.command(epilog="Example: marmot compare --events var/data/events.parquet --seeds 3")
+def compare(
+    *,
+    events: Events,
+    depths: Annotated[str, typer.Option(help="Depths to train, 0 is no history.")] = "0,1,2,4",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
+    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate baselines and depths on one split; prints a Markdown table."""
+    from models.comparison import compare_models, markdown  # noqa: PLC0415
+    from models.events import read_events  # noqa: PLC0415
+
+    try:
+        wanted = [int(depth) for depth in depths.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
+    rows = compare_models(read_events(events), wanted, seeds, holdout=holdout, epochs=epochs)
+    typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 
 @app.command(epilog="Example: marmot inspect var/bundle")

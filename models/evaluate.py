@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from models.events import UNKNOWN, EventTable
 from models.metrics import auc, gauc
 
 Array = np.ndarray[Any, Any]
+Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +38,7 @@ def questions(table: EventTable, holdout: float) -> Iterator[Question]:
 
 def measure(
     table: EventTable, holdout: float, score: Callable[[Question], Array]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Metrics]:
     """AUC (pooled) and GAUC (by user, weighted by candidates) of each task's known labels.
 
     `score` gives the probabilities of a question's targets, (targets, tasks).
@@ -57,11 +59,16 @@ def _of(parts: list[Array], task: int) -> list[Array]:
     return [part[:, task] for part in parts]
 
 
-def _measured(scores: Array, labels: Array, users: Array) -> dict[str, float]:
+def _measured(scores: Array, labels: Array, users: Array) -> Metrics:
     known = labels != UNKNOWN
     scores, labels, users = scores[known], labels[known], users[known]
     return {
-        "auc": round(auc(scores, labels), 6),
-        "gauc": round(gauc(scores, labels, users), 6),
+        "auc": _rounded(auc(scores, labels)),
+        "gauc": _rounded(gauc(scores, labels, users)),
         "targets": len(labels),
     }
+
+
+def _rounded(value: float) -> float | None:
+    """JSON has no word for what is undefined where no group has both labels."""
+    return round(value, 6) if math.isfinite(value) else None

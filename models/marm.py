@@ -77,7 +77,8 @@ class Marm(nn.Module):
         prior = self._prior(items)
         start = self.embedding(items)
         known = start  # the history's records at the current depth
-        stream = torch.cat([start, start], dim=1)  # what was exposed, then what is asked
+        # What was exposed, then what is asked.
+        stream = torch.cat([self._exposed(start, feedback), start], dim=1)
         outputs = normalised(stream)
         logits = self.item_bias(items)
         for depth, layer in enumerate(self.layers):
@@ -152,6 +153,14 @@ class Marm(nn.Module):
         )
         return self.append(nothing, items, timestamps, feedback)
 
+    def _exposed(self, start: Tensor, feedback: Tensor) -> Tensor:
+        """What an event's record is made from: its item, and nothing of its own feedback.
+
+        So late feedback spoils no record of its own event, and a record equals what the item
+        was as a candidate. Feeding it in gains nothing (docs/numbers.md).
+        """
+        return start
+
     def _unseen(self, ends: Tensor, position: Tensor) -> Tensor:
         """True where an event lies outside the window of `window` events before `ends`."""
         return (position >= ends) | (position < ends - self.spec.window)
@@ -161,7 +170,7 @@ class Marm(nn.Module):
 
         Each is (B, heads or 1, targets, 1 + events).
         """
-        if not self.spec.time_gap:
+        if not self.spec.time_gap or not self.spec.depth:
             wall = torch.where(masked, MASKED, 0.0)[:, None]
             return (nn.functional.pad(wall, (1, 0)),) * self.spec.depth
         # Row 0 hides, the last one is the null key's.

@@ -24,7 +24,7 @@ class SpecError(ValueError):
 class Spec:
     """The shape of one model.
 
-    `depth` counts target-attention layers, `window` the events each of them sees, `width`
+    `depth` counts target-attention layers (0 is the item's bias alone, for comparisons), `window` the events each of them sees, `width`
     the numbers in one vector, and `heads` divides `width`. `tasks` names the heads in order;
     the first one ranks. A record holds `depth - 1` vectors: depth 0 is a table look-up and
     nothing attends to the last layer's output.
@@ -50,7 +50,7 @@ class Spec:
         if self.embedding != "full":
             raise SpecError(f"embedding must be full, not {self.embedding!r}")
         for name, least, most in (
-            ("depth", 1, 32),
+            ("depth", 0, 32),
             ("window", 1, 10_000),
             ("width", 1, 4_096),
             ("heads", 1, 256),
@@ -66,7 +66,7 @@ class Spec:
 
     @property
     def cached_depths(self) -> int:
-        return self.depth - 1
+        return max(0, self.depth - 1)
 
     @property
     def receptive_field(self) -> int:

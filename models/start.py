@@ -82,6 +82,8 @@ def _match_by_factors(model: Marm, n_factors: int) -> None:
     )
     # Every event weighs the same, and the null key as much as `NULL_EVENTS` of them.
     even = math.sqrt(math.log(NULL_EVENTS) / math.sqrt(head))
+    if not model.layers:
+        return
     for depth, layer in enumerate(model.layers[:2]):
         layer.key.weight.mul_(0.1)
         layer.query.weight.mul_(0.1)

@@ -36,12 +36,12 @@ class Recipe:
     epochs: int | None = None  # at most; None: as many as `most_steps` allow
     most_steps: int = 3_000
     patience_epochs: int = 2
-    patience_steps: int = 250
+    patience_steps: int = 150
     plateau_steps: int = 1_500
     events_per_batch: int = 1_600
     learning_rate: float = 1e-3
     table_rate: float = 0.3  # of the learning rate, for embeddings and item biases
-    warmup_steps: int = 50
+    warmup_steps: int = 200  # a good start is improved gently
     weight_decay: float = 0.01
     average: float = 0.98  # of the weights, per step: what is evaluated and exported
     id_dropout: float = 0.02  # events whose item becomes unknown, so that fallback rows learn
@@ -76,6 +76,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
+    kind: type[Marm] = Marm,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:
     """Trains on every event of `table` (hold out before); the same weights for the same seed.
@@ -83,11 +84,13 @@ def train(
     Stops early on the loss over all events of the 5% of users who are not trained on, and
     returns the weights that were best there.
     """
-    return _Trainer(table, spec, recipe or Recipe(), seed).run(on_step)
+    return _Trainer(table, spec, recipe or Recipe(), seed, kind).run(on_step)
 
 
 class _Trainer:
-    def __init__(self, table: EventTable, spec: Spec, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, table: EventTable, spec: Spec, recipe: Recipe, seed: int, kind: type[Marm] = Marm
+    ) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
@@ -101,7 +104,7 @@ class _Trainer:
             for batch in (padded(table, group) for group in self._groups(np.flatnonzero(unseen)))
         ]
         self.trivial_loss = _trivial_loss([batch for batch, _ in self.validation])
-        self.model = Marm(spec, len(table.item_ids), dropout=recipe.dropout)
+        self.model = kind(spec, len(table.item_ids), dropout=recipe.dropout)
         start(self.model, table.take(~unseen[table.users]), seed)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
