@@ -1,0 +1,76 @@
+"""Services on small models of every kind, over each store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.bundles import make_bundle
+from tests.laws.world import World
+from tests.service.conftest import Running, flush, free_port, marmot
+
+__all__ = ["free_port", "marmot"]  # fixtures of the service's tests, wanted here too
+
+SPECS: dict[str, dict[str, Any]] = {
+    "shallow": {"depth": 1, "window": 4, "tasks": ("like",)},
+    "two, order alone": {"depth": 2, "window": 3, "time_gap": False},
+    "three": {"depth": 3, "window": 5, "tasks": ("like",)},
+    "four": {"depth": 4, "window": 3},
+    "three, float16": {"depth": 3, "window": 5, "cache_dtype": "float16"},
+    "four, int8": {"depth": 4, "window": 4, "cache_dtype": "int8"},
+}
+STORES = ("lmdb", "redis")
+
+Bundles = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small models run faster on one thread, and leave the other to the service."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """The bundle of a spec, made once."""
+    folder = tmp_path_factory.mktemp("laws")
+
+    @cache
+    def make(name: str) -> Path:
+        return make_bundle(folder / name, seed=len(name), **SPECS[name])
+
+    return make
+
+
+@pytest.fixture(
+    scope="module", params=[(name, store) for name in SPECS for store in STORES], ids=str
+)
+def world(
+    request: pytest.FixtureRequest, bundle_of: Bundles, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A service on each kind of model and store; every test brings users of its own."""
+    name, store = request.param
+    running = Running(bundle=bundle_of(name), cache=empty(request, store, tmp_path_factory))
+    try:
+        yield World(running, bundle_of(name))
+    finally:
+        running.stop()
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Each kind of store, empty."""
+    return empty(request, request.param, tmp_path_factory)
+
+
+def empty(request: pytest.FixtureRequest, store: str, folders: pytest.TempPathFactory) -> str:
+    if store == "lmdb":
+        return f"lmdb:{folders.mktemp('store')}"
+    url: str = request.getfixturevalue("redis_server").url
+    flush(url)
+    return url
