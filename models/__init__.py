@@ -1,0 +1,1 @@
+"""What the models are, and what training hands to serving."""

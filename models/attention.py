@@ -83,7 +83,8 @@ class TargetAttention(nn.Module):
         """The layer's output: the stream, what it found, and a feed-forward block on both."""
         hidden = stream + self.dropout(self.out(found))
         inner = torch.relu(self.expand(normalised(hidden)))
-        return hidden + self.contract(self.dropout(inner))
+        output: Tensor = hidden + self.contract(self.dropout(inner))
+        return output
 
 
 def normalised(x: Tensor) -> Tensor:

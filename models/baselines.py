@@ -119,7 +119,7 @@ class MatrixFactorisation:
         return np.asarray(self.mean + self.user_bias[users] + self.item_bias[items] + product)
 
 
-def factorise(  # noqa: PLR0917 (events, then sizes: the order of `fit`)
+def factorise(
     users: Array,
     items: Array,
     labels: Array,

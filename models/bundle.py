@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,6 +46,8 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
+    """One ONNX file and what goes in and out of it, in order."""
+
     file: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -195,14 +196,14 @@ def write_bundle(path: Path, manifest: Mapping[str, Any], fill: Callable[[Path],
 
 def _swap(draft: Path, path: Path) -> None:
     if not path.exists():
-        os.rename(draft, path)
+        draft.rename(path)
         return
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} exists and is no bundle; it is left as it is")
     # A folder cannot replace a folder that is not empty: the old one steps aside first.
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    os.rename(path, aside / path.name)
-    os.rename(draft, path)
+    path.rename(aside / path.name)
+    draft.rename(path)
     shutil.rmtree(aside)
 
 
@@ -213,5 +214,6 @@ def write_items(path: Path, ids: list[str], names: list[str | None]) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """Checksum of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -89,10 +89,9 @@ def fingerprint_of(model: Marm, item_ids: list[str]) -> str:
 
 
 def _row(spec: Spec) -> list[dict[str, Any]]:
-    fields = spec.row.fields or {}
+    kinds = ((name, spec.row[name]) for name in spec.row.names or ())
     return [
-        {"name": name, "dtype": kind[0].base.name, "shape": list(kind[0].shape)}
-        for name, kind in fields.items()
+        {"name": name, "dtype": kind.base.name, "shape": list(kind.shape)} for name, kind in kinds
     ]
 
 
@@ -198,6 +197,11 @@ def _tensors(feed: Feed, prefix: str = "") -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(feed[prefix + name])) for name in names]
 
 
+def _history(past: Feed, records: Array) -> History:
+    items, timestamps, feedback = _tensors(past)
+    return History(items, timestamps, feedback, torch.from_numpy(np.ascontiguousarray(records)))
+
+
 @torch.no_grad()
 def _encode(model: Marm, whole: Feed) -> Array:
     return model.encode(*_tensors(whole)).numpy()
@@ -205,7 +209,7 @@ def _encode(model: Marm, whole: Feed) -> Array:
 
 @torch.no_grad()
 def _append(model: Marm, past: Feed, records: Array, new: Feed) -> Array:
-    history = History(*_tensors(past), torch.from_numpy(records))
+    history = _history(past, records)
     return model.append(history, *_tensors(new, "new_")).numpy()
 
 
@@ -213,10 +217,10 @@ def _append(model: Marm, past: Feed, records: Array, new: Feed) -> Array:
 def _rank(model: Marm, asked: Feed, seen: Feed, rows: list[Array]) -> Array:
     B, R = seen["items"].shape
     empty = np.zeros((B, R, 0, model.spec.width), np.float32)
-    records = torch.from_numpy(_decoded(rows) if rows else empty)
+    records = _decoded(rows) if rows else empty
     logits = model.forward_cached(
         torch.from_numpy(asked["candidates"]),
         torch.from_numpy(asked["timestamp"]),
-        History(*_tensors(seen), records),
+        _history(seen, records),
     )
     return torch.sigmoid(logits).numpy()

@@ -20,7 +20,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "tasks": ", ".join(spec.tasks),
         "items": len(bundle.vocabulary),
         "receptive field": f"{spec.receptive_field} events",
-        "cached per event": f"{spec.cached_depths} depths × {spec.width} × {spec.cache_dtype} "
+        "cached per event": f"{spec.cached_depths} depths x {spec.width} x {spec.cache_dtype} "
         f"= {row} bytes",
         "cached per user": f"up to {spec.reach} events = {row * spec.reach:,} bytes",
         "per candidate": f"{operations_per_candidate(bundle):,} multiply-adds at a full window",

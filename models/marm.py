@@ -9,7 +9,8 @@ records. They are the same function.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,11 @@ class Marm(nn.Module):
         rows, tasks = items + spec.fallback_rows, len(spec.tasks)
         self.embedding = nn.Embedding(rows, spec.width)
         self.item_bias = nn.Embedding(rows, tasks)
-        self.layers = nn.ModuleList(
+        layers = nn.ModuleList(
             TargetAttention(spec.width, spec.heads, tasks, time_gap=spec.time_gap, dropout=dropout)
             for _ in range(spec.depth)
         )
+        self.layers = cast("Sequence[TargetAttention]", layers)
         self.heads = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
         self.lean = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
@@ -80,7 +82,7 @@ class Marm(nn.Module):
         # What was exposed, then what is asked.
         stream = torch.cat([self._exposed(start, feedback), start], dim=1)
         outputs = normalised(stream)
-        logits = self.item_bias(items)
+        logits: Tensor = self.item_bias(items)
         for depth, layer in enumerate(self.layers):
             bias = biases[depth]
             if depth == self.spec.depth - 1:
@@ -105,7 +107,7 @@ class Marm(nn.Module):
         start = self.embedding(candidates)
         known = self.embedding(history.items)
         stream, outputs = start, normalised(start)
-        logits = self.item_bias(candidates)
+        logits: Tensor = self.item_bias(candidates)
         for depth, layer in enumerate(self.layers):
             found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
             stream = layer.mix(stream, found)
@@ -139,7 +141,8 @@ class Marm(nn.Module):
             records.append(outputs)
             known = torch.cat([history.records[:, :, depth], outputs], dim=1)
         if not records:
-            return stream.new_zeros(*stream.shape[:2], 0, self.spec.width)
+            none: Tensor = stream.new_zeros(*stream.shape[:2], 0, self.spec.width)
+            return none
         return torch.stack(records, dim=2)
 
     def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
@@ -180,7 +183,8 @@ class Marm(nn.Module):
         buckets = gap_buckets(gaps_s, self.edges_s).masked_fill(masked, 0)
         buckets = nn.functional.pad(buckets, (1, 0), value=len(table) - 1)
         found = nn.functional.embedding(buckets, table).permute(0, 3, 1, 2)
-        return found.split(self.spec.heads, dim=1)
+        biases: tuple[Tensor, ...] = found.split(self.spec.heads, dim=1)
+        return biases
 
     def _prior(self, items: Tensor) -> Tensor:
         """Logit of what each item gets from anyone: (B, R, tasks)."""

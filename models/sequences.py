@@ -68,6 +68,7 @@ def batches(parts: Sequence[Piece], events_per_batch: int) -> list[list[Piece]]:
 
 
 def padded(table: EventTable, group: Sequence[Piece]) -> Batch:
+    """The events of a group of pieces as one batch."""
     B, T = len(group), max(len(piece) for piece in group)
     batch = Batch(
         items=np.zeros((B, T), np.int64),

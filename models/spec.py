@@ -24,10 +24,10 @@ class SpecError(ValueError):
 class Spec:
     """The shape of one model.
 
-    `depth` counts target-attention layers (0 is the item's bias alone, for comparisons), `window` the events each of them sees, `width`
-    the numbers in one vector, and `heads` divides `width`. `tasks` names the heads in order;
-    the first one ranks. A record holds `depth - 1` vectors: depth 0 is a table look-up and
-    nothing attends to the last layer's output.
+    `depth` counts target-attention layers (0, the items' biases alone, is for comparisons),
+    `window` the events each of them sees, `width` the numbers in one vector, and `heads` divides
+    `width`. `tasks` names the heads in order; the first one ranks. A record holds `depth - 1`
+    vectors: depth 0 is a table look-up and nothing attends to the last layer's output.
     """
 
     family: str = "marm"

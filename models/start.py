@@ -115,7 +115,7 @@ def _expectation(table: EventTable, task: int, rows: int) -> Array:
     mean = (labels.sum() + 1.0) / (len(labels) + 2.0)
     count = np.bincount(items, minlength=rows)
     likes = np.bincount(items, labels, minlength=rows)
-    return ((likes + PRIOR_EVENTS * mean) / (count + PRIOR_EVENTS)).astype(np.float32)
+    return np.asarray((likes + PRIOR_EVENTS * mean) / (count + PRIOR_EVENTS), np.float32)
 
 
 def _factors(table: EventTable, most: int, seed: int) -> Array:

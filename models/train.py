@@ -93,7 +93,8 @@ class _Trainer:
     ) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
+        # A debugging aid that deterministic mode brings along, and slow.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.table, self.spec, self.recipe = table, spec, recipe
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -121,7 +122,8 @@ class _Trainer:
 
     def _groups_of_weights(self) -> list[dict[str, Any]]:
         """Tables by item learn slower than what is shared: they start from a fit of their own."""
-        tables, shared = [], []
+        tables: list[Tensor] = []
+        shared: list[Tensor] = []
         for name, weight in self.model.named_parameters():
             if weight.requires_grad:
                 by_item = name.startswith(("embedding", "item_bias"))
@@ -163,7 +165,7 @@ class _Trainer:
         loss, known = self._loss(self.model, batch, items, visible)
         self.optimiser.zero_grad()
         # Divided by a constant: a batch of few known labels should not shout.
-        (loss / recipe.events_per_batch).backward()  # type: ignore[no-untyped-call]
+        (loss / recipe.events_per_batch).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
@@ -186,7 +188,7 @@ class _Trainer:
         return loss, int(known.sum())
 
     def _forgotten(self, items: Tensor) -> Tensor:
-        """`items`, a few of them replaced by fallback rows, so that unknown items mean something."""
+        """`items`, a few of them on fallback rows, so that unknown items mean something."""
         drop = torch.rand(items.shape, generator=self.generator) < self.recipe.id_dropout
         fallback = torch.randint(
             len(self.table.item_ids),
