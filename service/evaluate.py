@@ -76,10 +76,7 @@ def by_http(
             asyncio.run(_fill(settings, table.take(~table.is_held_out(holdout))))
             url = stack.enter_context(_own_server(settings, Path(folder) / "log"))
             most = settings.max_candidates
-        # A proxy is for servers elsewhere.
-        client = stack.enter_context(
-            httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=is_inline)
-        )
+        client = stack.enter_context(_client(url, is_far=is_inline))
         _check_model(client, bundle)
 
         def ask(body: bytes) -> dict[str, Any]:
@@ -136,6 +133,13 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def _client(url: str, *, is_far: bool) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=is_far)  # proxies
+    except httpx.InvalidURL as error:
+        raise NotMeasured(f"the server at {url} cannot be asked: {error}") from error
 
 
 def _check_model(client: httpx.Client, bundle: Bundle) -> None:
