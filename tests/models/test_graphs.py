@@ -1,0 +1,176 @@
+"""The three graphs in the runtime: equal to PyTorch, alone or in company, and no more."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.marm_graphs import build_graphs
+from models.spec import Spec
+from tests.models.graphs import (
+    ITEMS,
+    Timelines,
+    cached,
+    encoded,
+    left_padded,
+    model_of,
+    run,
+    session,
+    sessions_of,
+    specs,
+    timelines,
+)
+
+laws = settings(max_examples=40, deadline=None, derandomize=True)
+EXPORTED = 1e-4
+COMPANY = 1e-5
+CANDIDATES = np.array([0, 3, ITEMS - 1, ITEMS, ITEMS + 1, 3])
+sessions = cache(sessions_of)
+seeds = st.integers(0, 10**6)
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def rows_feed(spec: Spec, rows: list[Any], span: slice) -> dict[str, Any]:
+    names = spec.row.names or ()
+    return {name: row[:, span] for name, row in zip(names, rows, strict=True)}
+
+
+def encode(spec: Spec, whole: Timelines) -> list[Any]:
+    return run(sessions(spec)["encode"], whole.feed()) if spec.cached_depths else []
+
+
+@laws
+@given(spec=specs, count=st.integers(1, 25), seed=seeds)
+def test_graphs_equal_pytorch(spec: Spec, count: int, seed: int) -> None:
+    """Records and scores from the runtime are those of the model."""
+    model, whole = model_of(spec), timelines(spec, count, seed=seed)
+    exact, rows = encoded(model, whole), encode(spec, whole)
+    if rows:
+        assert np.abs(rows[0] - exact).max() <= EXPORTED
+    seen = slice(max(0, count - spec.window), count)
+    now = int(whole.timestamps[0, -1])
+    asked = {"candidates": CANDIDATES[None], "timestamp": np.array([now])}
+    feed = {**asked, **whole[seen].feed(), **rows_feed(spec, rows, seen)}
+    (scores,) = run(sessions(spec)["rank"], feed)
+    expected = sigmoid(cached(model, whole[seen], exact[:, seen], CANDIDATES, now))
+    assert np.abs(scores[0] - expected).max() <= EXPORTED
+
+
+@laws
+@given(spec=specs, seed=seeds, count=st.integers(0, 5), padding=st.integers(1, 9))
+def test_padding_and_neighbours_vanish(spec: Spec, seed: int, count: int, padding: int) -> None:
+    """A request's scores are the same alone, and padded in a batch beside a longer one."""
+    count = min(count, spec.window)
+    rank = sessions(spec)["rank"]
+    mine = timelines(spec, count, seed=seed)
+    other = timelines(spec, count + padding, seed=seed + 1)
+    parts, alone = [], []
+    for whole in (mine, other):
+        rows = encode(spec, whole) if len(whole) else empty_rows(spec)
+        asked = {"candidates": CANDIDATES[None], "timestamp": np.array([10**9])}
+        alone.append(run(rank, {**asked, **whole.feed(), **rows_feed(spec, rows, slice(None))})[0])
+        size = len(other) - len(whole)
+        pad = [(0, 0), (size, 0), (0, 0), (0, 0)]
+        rows = [np.pad(row, pad[: row.ndim]) for row in rows]
+        feed = {**left_padded(whole, size).feed(), **rows_feed(spec, rows, slice(None))}
+        parts.append({**asked, **feed})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    (together,) = run(rank, joined)
+    assert np.abs(together - np.concatenate(alone)).max() <= COMPANY
+
+
+def empty_rows(spec: Spec) -> list[Any]:
+    return [
+        np.zeros((1, 0, *kind[0].shape), kind[0].base) for kind in (spec.row.fields or {}).values()
+    ]
+
+
+@laws
+@given(spec=specs, seed=seeds, order=st.permutations(range(ITEMS)), size=st.integers(1, ITEMS))
+def test_candidates_are_independent(spec: Spec, seed: int, order: list[int], size: int) -> None:
+    """The order and the number of candidates change no score."""
+    whole = timelines(spec, spec.window, seed=seed)
+    past = {**whole.feed(), **rows_feed(spec, encode(spec, whole), slice(None))}
+
+    def scores(items: Any) -> Any:
+        asked = {"candidates": np.array(items)[None], "timestamp": np.array([10**9])}
+        return run(sessions(spec)["rank"], {**asked, **past})[0][0]
+
+    alone = np.concatenate([scores([item]) for item in order[:size]])
+    assert np.abs(scores(order[:size]) - alone).max() <= COMPANY
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_the_rank_graph_has_no_history_to_history_attention(depth: int, dtype: str) -> None:
+    """No tensor of a run has two axes of the number of records: only candidates attend."""
+    spec = Spec(depth=depth, window=37, width=8, heads=2, fallback_rows=2, cache_dtype=dtype)
+    proto, graph = build_graphs(model_of(spec))["rank"]
+    records, candidates = 37, 11  # primes, and nothing else of that size
+    every = onnx.ModelProto()
+    every.CopyFrom(proto)
+    del every.graph.output[:]
+    for node in proto.graph.node:
+        every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
+    feed = {
+        port.name: np.zeros(
+            [
+                {"batch": 1, "records": records, "candidates": candidates}.get(axis, axis)
+                for axis in port.axes
+            ],
+            port.dtype,
+        )
+        for port in graph.inputs
+    }
+    shapes = [out.shape for out in run(session(every), feed)]
+    assert len(shapes) > 20 * depth
+    assert any(records in shape for shape in shapes)
+    assert not [shape for shape in shapes if sum(s in (records, records + 1) for s in shape) > 1]
+    assert not any(
+        node.domain or node.op_type in ("Loop", "Scan", "If") for node in proto.graph.node
+    )
+
+
+def test_attention_steps_are_counted() -> None:
+    """One attention per layer in the rank graph, one per cached depth in the others."""
+    spec = Spec(depth=3, window=5, width=8, heads=2, fallback_rows=2)
+    for name, (proto, _) in build_graphs(model_of(spec)).items():
+        found = [node for node in proto.graph.node if node.op_type == "Attention"]
+        assert len(found) == (spec.depth if name == "rank" else spec.cached_depths)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_rounding_is_within_a_step(dtype: str) -> None:
+    """What the cache's dtype makes of a record is the record, to the nearest step."""
+    spec = Spec(depth=3, window=5, width=8, heads=2, fallback_rows=2)
+    small = dataclasses.replace(spec, cache_dtype=dtype)
+    whole = timelines(spec, 12)
+    exact, rows = encoded(model_of(spec), whole), encode(small, whole)
+    if dtype == "int8":
+        step = rows[1].astype(np.float32)[..., None]
+        assert (np.abs(rows[0] * step - exact) <= 0.501 * step + 1e-6).all()
+        assert np.abs(rows[0]).max() == 127
+    else:
+        assert np.abs(rows[0] - exact).max() <= np.abs(exact).max() * 2.0**-11 + 1e-6
+
+
+def test_the_axes_of_the_rank_graph() -> None:
+    """`batch`, `candidates` and `records` are dynamic in the graph itself, and nothing else is."""
+    proto, graph = build_graphs(model_of(Spec(depth=2, window=5, width=8, heads=2)))["rank"]
+    told = {axis for port in graph.inputs for axis in port.axes if isinstance(axis, str)}
+    real = {
+        dim.dim_param
+        for port in (*proto.graph.input, *proto.graph.output)
+        for dim in port.type.tensor_type.shape.dim
+    }
+    assert told == real - {""} == {"batch", "candidates", "records"}
