@@ -174,6 +174,12 @@ def _graph(entry: dict[str, Any]) -> Graph:
     return Graph(entry["file"], ports(entry["inputs"]), ports(entry["outputs"]))
 
 
+def check_target(path: Path) -> None:
+    """Raises `BundleError` if a bundle may not be written here: something else is."""
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path} exists and is no bundle; it is left as it is")
+
+
 def write_bundle(path: Path, manifest: Mapping[str, Any], fill: Callable[[Path], None]) -> None:
     """Lets `fill` write the files, adds the manifest with their checksums, and renames into place.
 
@@ -198,8 +204,7 @@ def _swap(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
         return
-    if not (path / MANIFEST).is_file():
-        raise BundleError(f"{path} exists and is no bundle; it is left as it is")
+    check_target(path)
     # A folder cannot replace a folder that is not empty: the old one steps aside first.
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
     path.rename(aside / path.name)

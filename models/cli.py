@@ -33,6 +33,10 @@ class UsageError(Exception):
     exit_code = 2
 
 
+class NothingHeldOut(ValueError):
+    """Events on which nothing can be measured."""
+
+
 @app.command(epilog="Example: marmot train --events var/data/events.parquet --out var/bundle")
 def train(
     *,
@@ -171,6 +175,8 @@ def evaluate(
     (entry,) = entry_points(group="marmot.evaluators", name=via)
     with entry.load()(loaded, table, share, url) as scorer:
         found = measure(table, share, scorer)
+    if not found:
+        raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:
         typer.echo(json.dumps({"via": via, "holdout": share, "metrics": found}))
         return

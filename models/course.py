@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from models import train
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle, check_target, load_bundle
 from models.evaluate import measure
 from models.events import EventTable
 from models.export import export
@@ -42,6 +42,7 @@ def run_course(
     version: str | None = None,
 ) -> Bundle:
     """Trains on all but the holdout and leaves a verified bundle at `out`."""
+    check_target(out)
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")

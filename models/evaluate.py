@@ -44,6 +44,8 @@ def measure(
     `score` gives the probabilities of a question's targets, (targets, tasks).
     """
     asked = list(questions(table, holdout))
+    if not asked:
+        return {}
     scores = [score(question) for question in asked]
     labels = [table.labels[question.targets] for question in asked]
     users = [np.full(len(found), q.user) for q, found in zip(asked, labels, strict=True)]
@@ -51,7 +53,7 @@ def measure(
         name: _measured(
             *(np.concatenate(part) for part in (_of(scores, task), _of(labels, task), users))
         )
-        for task, name in enumerate(table.tasks if asked else ())
+        for task, name in enumerate(table.tasks)
     }
 
 

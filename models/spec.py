@@ -19,6 +19,8 @@ TIME_GAP_EDGES_S: tuple[int, ...] = (0, *(2**power for power in range(31)))
 class SpecError(ValueError):
     """A spec that no model can be built from."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
