@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from models.spec import Spec, SpecError
 FORMAT = 1
 OPSET = 23
 MANIFEST = "manifest.json"
+GRAPHS = ("rank", "append", "encode")
 REQUIRED_FILES = (
-    "rank.onnx",
-    "append.onnx",
-    "encode.onnx",
+    *(f"{name}.onnx" for name in GRAPHS),
     "weights.safetensors",
     "items.parquet",
     "example.npz",
@@ -148,23 +147,55 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
         spec = Spec.from_dict(manifest["spec"])
     except SpecError as error:
         raise BundleError(f"{path}: {error}") from error
-    fingerprint = manifest["fingerprint"]
-    if not (isinstance(fingerprint, str) and len(fingerprint) >= 16):
-        raise BundleError(f"{path}: the fingerprint {fingerprint!r} is too short")
     items = pq.read_table(path / "items.parquet")
     vocabulary = Vocabulary(
         items["item_id"].to_pylist(), items["name"].to_pylist(), spec.fallback_rows
     )
+    fingerprint = manifest["fingerprint"]
+    found = fingerprint_of(spec, _tensors(path / "weights.safetensors"), vocabulary.ids)
+    if found != fingerprint:
+        raise BundleError(
+            f"{path}: the spec is not that of these weights and items: together they give the "
+            f"fingerprint {found}, the manifest says {fingerprint}"
+        )
+    graphs = {name: _graph(entry) for name, entry in manifest["graphs"].items()}
+    for name in GRAPHS:
+        if name not in graphs or graphs[name].file not in files:
+            raise BundleError(f"{path}: the manifest does not describe the graph {name}")
     return Bundle(
         path=path,
         name=str(manifest["name"]),
         version=str(manifest["version"]),
         fingerprint=fingerprint,
         spec=spec,
-        graphs={name: _graph(entry) for name, entry in manifest["graphs"].items()},
+        graphs=graphs,
         vocabulary=vocabulary,
         manifest=manifest,
     )
+
+
+def fingerprint_of(
+    spec: Spec, tensors: Iterable[tuple[str, Sequence[int], bytes]], item_ids: Sequence[str]
+) -> str:
+    """32 hex digits from the spec, the weights and the vocabulary: all that a record hangs on."""
+    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    for name, shape, data in sorted(tensors):
+        digest.update(f"{name} {tuple(shape)}".encode())
+        digest.update(data)
+    for item_id in item_ids:
+        # Ids hold no control characters: a zero byte ends each of them.
+        digest.update(item_id.encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _tensors(weights: Path) -> Iterator[tuple[str, list[int], bytes]]:
+    """Name, shape and bytes of everything in a safetensors file."""
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, about in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, end = about["data_offsets"]
+            yield name, about["shape"], data[start + first : start + end]
 
 
 def _graph(entry: dict[str, Any]) -> Graph:

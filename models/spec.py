@@ -59,6 +59,8 @@ class Spec:
             ("fallback_rows", 1, 1_000_000),
         ):
             value = getattr(self, name)
+            if type(value) is not int:
+                raise SpecError(f"{name} must be a whole number, not {value!r}")
             if not least <= value <= most:
                 raise SpecError(f"{name} must be between {least} and {most}, not {value}")
         if self.width % self.heads:
