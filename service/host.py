@@ -92,17 +92,20 @@ def _check_first(settings: Settings) -> None:
 def _config(app: Any, settings: Settings, *, factory: bool = False) -> Any:
     from uvicorn import Config  # noqa: PLC0415
 
+    from service.wire import Wire  # noqa: PLC0415
+
     return Config(
         app,
         factory=factory,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Wire,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=settings.access_log,
         server_header=False,
+        proxy_headers=settings.access_log,  # nothing else looks at who calls
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
     )

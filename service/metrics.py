@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -118,6 +119,12 @@ class Metrics:
             registry=registry,
         )
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
+        # Finding a metric by its labels costs more than counting in it. The labels are few.
+        self._requests_of = cache(self._requests.labels)
+        self._seconds_of = cache(self._seconds.labels)
+        self._states_of = cache(self._states.labels)
+        self._batch_jobs_of = cache(self._batch_jobs.labels)
+        self._batch_seconds_of = cache(self._batch_seconds.labels)
 
     def loaded(self, name: dict[str, str]) -> None:
         self._info.labels(**name).set(1)
@@ -128,15 +135,15 @@ class Metrics:
     def answered(self, route: str, method: str, status: int, timings: Timings) -> None:
         """One answer has gone out, whatever it was."""
         self._in_flight.dec()
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(timings.total)
+        self._requests_of(route, method, str(status)).inc()
+        self._seconds_of(route).observe(timings.total)
         if timings.run or timings.cache:
             self._stage_of["cache"].observe(timings.cache)
             self._stage_of["queue"].observe(timings.queue)
             self._stage_of["run"].observe(timings.run)
 
     def ranked(self, state: str, degraded: Sequence[str], recomputed: int) -> None:
-        self._states.labels(state).inc()
+        self._states_of(state).inc()
         for reason in degraded:
             self._degraded.labels(reason).inc()
         if recomputed:
@@ -152,8 +159,8 @@ class Metrics:
         self._store.labels(event).inc()
 
     def batch(self, graph: str, jobs: int, run_s: float) -> None:
-        self._batch_jobs.labels(graph).observe(jobs)
-        self._batch_seconds.labels(graph).observe(run_s)
+        self._batch_jobs_of(graph).observe(jobs)
+        self._batch_seconds_of(graph).observe(run_s)
 
     def render(self) -> bytes:
         """Everything, of all workers where there are several."""

@@ -47,7 +47,7 @@ class Ranker:
         candidates, unknown = question.model.lexicon.rows(request.candidates)
         scores = await self._score(question, memory, candidates, caller)  # (candidates, tasks)
         question.check_deadline()
-        order = np.argsort(-scores[:, 0], kind="stable")[: request.top_k].tolist()
+        order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k].tolist()
         self._metrics.ranked(memory.state, memory.degraded, memory.recomputed)
         return {
             "user_id": request.user_id,

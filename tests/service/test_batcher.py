@@ -151,3 +151,41 @@ async def test_a_closing_batcher_finishes_what_runs(engine: HandEngine) -> None:
     await engine.finish()
     await closing
     assert (await first)["y"].tolist() == [2]
+
+
+class OwnHand(HandEngine):
+    """An engine that also runs where it is called, and remembers what it ran there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here: list[int] = []
+
+    def run(self, graph: str, feed: dict[str, Any]) -> dict[str, Any]:
+        assert graph == "double"
+        self.here.append(int(feed["x"][0, 0]))
+        return {"y": feed["x"] * 2}
+
+
+async def test_a_lonely_job_runs_on_the_loop() -> None:
+    """No thread is woken for a caller who is alone."""
+    engine = OwnHand()
+    batcher = Batcher(engine, is_alone=lambda: True)
+    assert (await batcher.submit(job(4)))["y"].tolist() == [8]
+    assert (engine.here, engine.taken) == ([4], [])
+
+
+async def test_company_goes_to_the_thread() -> None:
+    """Jobs that come at the same moment, are long, or have company in the house, wait in line."""
+    engine = OwnHand()
+    batcher = Batcher(engine, is_alone=lambda: True)
+    await start(batcher, job(1), job(2))
+    await asyncio.sleep(0)
+    assert (engine.here, repr(batcher)) == ([], "<Batcher 1 waiting, 1 running>")
+    await engine.finish()
+    await engine.finish()
+    await start(batcher, job(3))  # alone, but not for long
+    assert (engine.here, engine.firsts) == ([], [3])
+
+    await start(Batcher(engine, is_alone=lambda: True), job(4, size=10_000))
+    await start(Batcher(engine, is_alone=lambda: False), job(5))
+    assert (engine.here, engine.firsts) == ([], [3, 4, 5])
