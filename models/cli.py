@@ -126,23 +126,27 @@ def score(
     ],
 ) -> None:
     """Score requests the slow, trusted way: PyTorch over whole timelines, no cache, no ONNX."""
+    from models.progress import bar  # noqa: PLC0415
     from models.requests import read_requests  # noqa: PLC0415
 
     loaded, table = _open(bundle, events)
     from models.reference import Reference  # noqa: PLC0415
 
     reference = Reference.of(loaded, table)
-    for request in read_requests(requests):
-        scores = reference.score(request)  # (candidates, tasks)
-        answer = {
-            "user_id": request.user_id,
-            "candidates": request.candidates,
-            "scores": {
-                task: [float(value) for value in scores[:, column]]
-                for column, task in enumerate(loaded.spec.tasks)
-            },
-        }
-        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    asked = list(read_requests(requests))  # all of them are good before one is answered
+    with bar("scoring") as advance:
+        for done, request in enumerate(asked, 1):
+            scores = reference.score(request)  # (candidates, tasks)
+            answer = {
+                "user_id": request.user_id,
+                "candidates": request.candidates,
+                "scores": {
+                    task: [float(value) for value in scores[:, column]]
+                    for column, task in enumerate(loaded.spec.tasks)
+                },
+            }
+            sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            advance(done, len(asked))
 
 
 @app.command(epilog="Example: marmot evaluate --bundle var/bundle --events events.csv --via http")
@@ -165,6 +169,7 @@ def evaluate(
 ) -> None:
     """AUC and GAUC on the holdout: one request per user at the split, ranked as served."""
     from models.evaluate import measure  # noqa: PLC0415
+    from models.progress import bar  # noqa: PLC0415
 
     if url is not None and via != "http":
         raise UsageError(f"--url goes with --via http, not with --via {via}")
@@ -173,8 +178,8 @@ def evaluate(
     share = trained if holdout is None else holdout
     # Evaluators of other rooms are found by name, so that this one imports none of them.
     (entry,) = entry_points(group="marmot.evaluators", name=via)
-    with entry.load()(loaded, table, share, url) as scorer:
-        found = measure(table, share, scorer)
+    with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
+        found = measure(table, share, scorer, advance)
     if not found:
         raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:

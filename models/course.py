@@ -21,6 +21,7 @@ from models.bundle import Bundle, check_target, load_bundle
 from models.evaluate import measure
 from models.events import EventTable
 from models.export import export
+from models.progress import bar
 from models.reference import Reference
 from models.spec import Spec
 
@@ -48,7 +49,8 @@ def run_course(
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
     trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed)
     reference = Reference(trained.model, table, seen.item_ids)
-    metrics = measure(table, holdout, reference.score_question) if holdout else {}
+    with bar("measuring") as advance:
+        metrics = measure(table, holdout, reference.score_question, advance) if holdout else {}
     export(
         trained.model,
         seen.item_ids,

@@ -37,7 +37,10 @@ def questions(table: EventTable, holdout: float) -> Iterator[Question]:
 
 
 def measure(
-    table: EventTable, holdout: float, score: Callable[[Question], Array]
+    table: EventTable,
+    holdout: float,
+    score: Callable[[Question], Array],
+    advance: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Metrics]:
     """AUC (pooled) and GAUC (by user, weighted by candidates) of each task's known labels.
 
@@ -46,7 +49,10 @@ def measure(
     asked = list(questions(table, holdout))
     if not asked:
         return {}
-    scores = [score(question) for question in asked]
+    scores = []
+    for done, question in enumerate(asked, 1):
+        scores.append(score(question))
+        advance(done, len(asked))
     labels = [table.labels[question.targets] for question in asked]
     users = [np.full(len(found), q.user) for q, found in zip(asked, labels, strict=True)]
     return {

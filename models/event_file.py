@@ -112,7 +112,7 @@ def _ids(source: Source, name: str, column: pa.ChunkedArray) -> Ids:
         except UnicodeDecodeError:
             reason = "is not valid UTF-8"
         else:
-            reason = _fault(raw, text)
+            reason = fault_of(text)
             texts.append(text)
         if reason:
             raise source.complain(int(np.argmax(codes == code)), name, reason)
@@ -122,11 +122,16 @@ def _ids(source: Source, name: str, column: pa.ChunkedArray) -> Ids:
     return Ids([texts[code] for code in order], rank[codes])
 
 
-def _fault(raw: bytes, text: str) -> str | None:
-    if not raw:
+def fault_of(text: str) -> str | None:
+    """Why an id cannot be one, as the end of a sentence."""
+    if not text:
         return "is empty"
-    if len(raw) > ID_BYTES:
-        return f"is {len(raw)} bytes long, more than {ID_BYTES}: {shown(text)}"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "is not valid UTF-8"
+    if size > ID_BYTES:
+        return f"is {size} bytes long, more than {ID_BYTES}: {shown(text)}"
     if _CONTROL.search(text):
         return f"contains a control character: {shown(text)}"
     return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.event_file import TIMESTAMP_LIMIT, fault_of
+
 Id = str | int
 
 
@@ -48,8 +50,11 @@ def _request(line: str, place: str) -> Request:
     candidates, timestamp = sent["candidates"], sent["timestamp"]
     if not isinstance(candidates, list) or not candidates:
         raise RequestError(f"{place}: candidates must be a list of one item or more")
-    if not isinstance(timestamp, int) or isinstance(timestamp, bool) or timestamp < 0:
-        raise RequestError(f"{place}: timestamp must be whole seconds, 0 or more")
+    is_whole = isinstance(timestamp, int) and not isinstance(timestamp, bool)
+    if not (is_whole and 0 <= timestamp < TIMESTAMP_LIMIT):
+        raise RequestError(
+            f"{place}: timestamp must be whole seconds, 0 or more and at most 18 digits"
+        )
     return Request(
         _id(sent["user_id"], f"{place}: user_id"),
         [_id(item, f"{place}: candidates[{n}]") for n, item in enumerate(candidates)],
@@ -58,6 +63,8 @@ def _request(line: str, place: str) -> Request:
 
 
 def _id(value: Any, place: str) -> Id:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise RequestError(f"{place} must be text or a whole number")
+    if isinstance(value, str) and (fault := fault_of(value)):
+        raise RequestError(f"{place} {fault}")
     return value

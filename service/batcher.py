@@ -1,8 +1,7 @@
 """What waits for the engine, and what runs next.
 
 There is no timer: an idle engine starts a job at once, a busy one leaves behind what has queued
-meanwhile, and the next batch is taken from that. A short job whose caller is alone in the house
-runs on the event loop itself: two threads that wake each other up cost more than anybody waits.
+meanwhile, and the next batch is taken from that.
 """
 
 from __future__ import annotations
@@ -20,13 +19,6 @@ from service.job import Array, Job, Lane, cost_of
 
 #: About how many query-key pairs of the default model one core works off in a millisecond.
 COST_PER_MS = 30_000
-
-#: The most a lonely job may cost to run on the event loop.
-MOST_HERE = 4 * COST_PER_MS
-
-#: This long after there was company, nobody counts as lonely: callers who take turns come back
-#: together, and their next requests are read while the engine runs.
-QUIET_S = 0.05
 
 #: Jobs behind the first that are looked at for company.
 LOOK_AHEAD = 64
@@ -61,16 +53,12 @@ class Batcher:
         most_cost: int = 10 * COST_PER_MS,
         most_waste: float = 1.15,
         on_batch: Callable[[str, int, float], None] | None = None,
-        is_alone: Callable[[], bool] | None = None,
     ) -> None:
         self._engine = engine
         self._queue_limit = queue_limit
         self._most_cost = most_cost
         self._most_waste = most_waste
         self._on_batch = on_batch
-        self._is_alone = is_alone  # None: every job runs on the engine's thread
-        self._arriving = 0
-        self._company_at = 0.0
         self._lanes: dict[Lane, deque[Job]] = {lane: deque() for lane in Lane}
         self._waiting_cost = 0
         self._running: list[Job] = []
@@ -96,8 +84,6 @@ class Batcher:
         # An idle house takes any one job, however large.
         if self._waiting_cost and self._waiting_cost + job.cost > self._queue_limit:
             raise Overloaded
-        if await self._is_lonely(job):
-            return self._run_here(job)
         job.future = asyncio.get_running_loop().create_future()
         job.queued_at = perf_counter()
         self._lanes[job.lane].append(job)
@@ -117,35 +103,6 @@ class Batcher:
         self._waiting_cost = 0
         running = [job.future for job in self._running if job.future is not None]
         await asyncio.gather(*running, return_exceptions=True)
-
-    async def _is_lonely(self, job: Job) -> bool:
-        """Whether nobody would notice if the event loop stood still for this job."""
-        if self._is_alone is None or job.cost > MOST_HERE:
-            return False
-        now = perf_counter()
-        if self._running or not self._is_alone():
-            self._company_at = now
-        if now - self._company_at < QUIET_S:
-            return False
-        self._arriving += 1
-        try:
-            await asyncio.sleep(0)  # whoever came at the same moment shows now
-            is_first = self._arriving == 1
-        finally:
-            self._arriving -= 1
-        if is_first and self._is_alone() and not (self._running or self._closed):
-            return True
-        self._company_at = now
-        return False
-
-    def _run_here(self, job: Job) -> dict[str, Array]:
-        graph = self._engine.bundle.graphs[job.graph]
-        began = perf_counter()
-        outputs = self._engine.run(job.graph, collate(graph, [job]))
-        job.run_s = perf_counter() - began
-        if self._on_batch is not None:
-            self._on_batch(job.graph, 1, job.run_s)
-        return split(graph, [job], outputs)[0]
 
     def _start_next(self) -> None:
         now = perf_counter()

@@ -19,11 +19,10 @@ from typing import Any
 
 import httpx
 import orjson
-from rich.console import Console
-from rich.progress import Progress
 
 from models.bundle import Bundle
 from models.events import EventTable
+from models.progress import bar
 from service.backfill import fill
 from service.caller import Caller
 from service.examiner import Examiner, NotMeasured
@@ -90,9 +89,7 @@ async def _fill(settings: Settings, table: EventTable) -> None:
         model = open_model(settings, stack)
         cache = await open_store(settings, model)
         stack.push_async_callback(cache.close)
-        bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-        task = bar.add_task("filling a store", total=None)
-        await fill(model, cache, table, lambda done, of: bar.update(task, completed=done, total=of))
+        await fill(model, cache, table, stack.enter_context(bar("filling a store")))
 
 
 @contextmanager

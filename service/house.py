@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -78,7 +78,7 @@ class House:
 
     async def _furnish(self, stack: AsyncExitStack, cache: Cache | None) -> None:
         settings = self.settings
-        model = open_model(settings, stack, self.metrics, lambda: self.in_flight == 1)
+        model = open_model(settings, stack, self.metrics)
         if cache is None:
             cache = await open_store(settings, model, self.metrics)
             stack.push_async_callback(cache.close)
@@ -102,12 +102,7 @@ class House:
         self.drain.install()
 
 
-def open_model(
-    settings: Settings,
-    stack: AsyncExitStack,
-    metrics: Metrics | None = None,
-    is_alone: Callable[[], bool] | None = None,
-) -> Model:
+def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | None = None) -> Model:
     """The settings' bundle on an engine of its own, closed with the stack."""
     try:
         bundle = load_bundle(settings.bundle)
@@ -120,7 +115,6 @@ def open_model(
         engine,
         queue_limit=int(settings.queue_limit_ms * COST_PER_MS),
         on_batch=metrics.batch if metrics else None,
-        is_alone=is_alone,
     )
     stack.push_async_callback(batcher.close)
     return Model.of(bundle, engine, batcher)
