@@ -3,6 +3,7 @@
 ServiceError                    exit code 1 on the command line
 ├── UsageError                  the command line or a setting makes no sense (exit code 2)
 ├── StartError                  the service cannot start: bundle, provider, port, store
+├── NotMeasured                 an evaluation came to no figures
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
     ├── UnknownModel        422 no loaded bundle is called that
@@ -36,6 +37,10 @@ class UsageError(ServiceError):
     """The command line or a setting makes no sense."""
 
     exit_code = 2
+
+
+class NotMeasured(ServiceError):
+    """An evaluation that came to no figures."""
 
 
 class StartError(ServiceError):

@@ -12,15 +12,11 @@ import orjson
 from models.evaluate import Question
 from models.events import UNKNOWN, EventTable
 from models.spec import Spec
-from service.errors import ServiceError
+from service.errors import NotMeasured
 from service.job import Array
 
 #: Takes the body of a rank request and gives its answer.
 Ask = Callable[[bytes], dict[str, Any]]
-
-
-class NotMeasured(ServiceError):
-    """An evaluation that came to no figures."""
 
 
 @dataclass(frozen=True, slots=True)
