@@ -25,7 +25,8 @@ from models.events import EventTable
 from models.progress import bar
 from service.backfill import fill
 from service.caller import Caller
-from service.examiner import Examiner, NotMeasured
+from service.errors import NotMeasured
+from service.examiner import Examiner
 from service.house import House, open_model, open_store
 from service.logging import configure_logging
 from service.schemas import Limits, parse_rank
