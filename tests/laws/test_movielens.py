@@ -42,11 +42,9 @@ class Journey:
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MovieLens-100K: the copy that `make serve` fetched, or one of our own."""
     folder = tmp_path_factory.mktemp("movielens")
-    here = ROOT / "var" / "data"
-    if (here / ".done").is_file():
-        shutil.copy(here / "events.parquet", folder)
-        return folder / "events.parquet"
-    return fetch_ml_100k(folder).events
+    for here in (ROOT / "var" / "data").glob("*.parquet"):
+        shutil.copy(here, folder)
+    return fetch_ml_100k(folder).events  # what is there and whole is not fetched again
 
 
 @pytest.fixture(scope="session")

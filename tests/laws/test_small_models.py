@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.laws.world import CANDIDATES, COMPANY, Posted, World, reference, scores_of, trusted
 
 laws = settings(
-    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 DAY = 86_400
