@@ -23,7 +23,19 @@ ROOT = Path(__file__).parents[2]
 def test_json_line(stage: Stage) -> None:
     """`--json` ends stdout with one line that says what was asked and what came of it."""
     done = CliRunner().invoke(
-        app, ["--url", stage.url, "--rate", "100", "--duration-s", "0.5", "--json", "--seed", "7"]
+        app,
+        [
+            "load",
+            "--url",
+            stage.url,
+            "--rate",
+            "100",
+            "--duration-s",
+            "0.5",
+            "--json",
+            "--seed",
+            "7",
+        ],
     )
     assert done.exit_code == 0, done.output
     report = orjson.loads(done.stdout.splitlines()[-1])
@@ -42,7 +54,9 @@ def test_json_line(stage: Stage) -> None:
 
 def test_table(stage: Stage) -> None:
     """Without `--json` a person reads quantiles from due, server stages and own lateness."""
-    done = CliRunner().invoke(app, ["--url", stage.url, "--rate", "100", "--duration-s", "0.3"])
+    done = CliRunner().invoke(
+        app, ["load", "--url", stage.url, "--rate", "100", "--duration-s", "0.3"]
+    )
     assert done.exit_code == 0, done.output
     for words in ("p99.9", "rank, from due", "server: run", "this generator, late", "cache: hit"):
         assert words in done.stdout
@@ -51,7 +65,7 @@ def test_table(stage: Stage) -> None:
 def test_closed(stage: Stage) -> None:
     """A closed loop is reported as one, from the moment of sending."""
     done = CliRunner().invoke(
-        app, ["--url", stage.url, "--closed", "2", "--duration-s", "0.2", "--json"]
+        app, ["load", "--url", stage.url, "--closed", "2", "--duration-s", "0.2", "--json"]
     )
     assert done.exit_code == 0, done.output
     assert "2 connections, closed loop" in done.stdout
@@ -61,7 +75,7 @@ def test_closed(stage: Stage) -> None:
 def test_not_ready(stage: Stage) -> None:
     """A service that is not ready is not put under load: one sentence on stderr, exit code 1."""
     stage.ready = 503
-    done = CliRunner().invoke(app, ["--url", stage.url])
+    done = CliRunner().invoke(app, ["load", "--url", stage.url])
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr.strip() == (
@@ -74,7 +88,7 @@ def test_no_service() -> None:
     """Where no service listens, the sentence names the address."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    done = CliRunner().invoke(app, ["--url", url])
+    done = CliRunner().invoke(app, ["load", "--url", url])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"{url}: the service is not ready (Connect")
     assert len(done.stderr.splitlines()) == 1
@@ -86,7 +100,7 @@ def test_no_service() -> None:
 )
 def test_bad_usage(arguments: list[str]) -> None:
     """A value that makes no sense is bad usage: exit code 2, and the option is named."""
-    done = CliRunner().invoke(app, arguments)
+    done = CliRunner().invoke(app, ["load", *arguments])
     assert done.exit_code == 2
     assert arguments[0] in done.stderr
 
@@ -94,7 +108,9 @@ def test_bad_usage(arguments: list[str]) -> None:
 def test_all_refused(stage: Stage) -> None:
     """A run in which nothing was answered with 200 has failed."""
     stage.statuses = iter([503] * 1_000)
-    done = CliRunner().invoke(app, ["--url", stage.url, "--rate", "50", "--duration-s", "0.2"])
+    done = CliRunner().invoke(
+        app, ["load", "--url", stage.url, "--rate", "50", "--duration-s", "0.2"]
+    )
     assert done.exit_code == 1
     assert "errors: 503" in done.stdout
     assert "no request was answered with 200" in done.stderr
