@@ -27,10 +27,12 @@ class Cache(Protocol):
         upto: int | None = None,
         layout: Layout | None = None,
         around: Sequence[Event] = (),
+        known: Snapshot | None = None,
     ) -> Snapshot:
         """Reads the newest `limit` events with timestamp <= `upto`, and their rows: one round trip.
 
-        With `around` (events about to be merged) it also reads what the merge will touch, and
+        Answers `known` itself if that is what it would read: then only the version crosses the
+        wire. With `around` (events about to be merged) it also reads what the merge will touch, and
         `upto` must be None. Raises `CacheUnavailable`.
         """
         ...

@@ -11,7 +11,7 @@ from cache import keys
 from cache.codec import encode_version, rows_expiry
 from cache.errors import StaleVersion
 from cache.keys import LmdbKeys
-from cache.raw import Answer, Question, Writes
+from cache.raw import Answer, Question, Seal, Writes
 
 Txn = Any  # py-lmdb's types say bytes or memoryview everywhere; without buffers=True it is bytes
 Cursor = Any
@@ -39,17 +39,28 @@ def answer(txn: Txn, question: Question, keep: int) -> Answer:
         if len(tail) > 1 or not _is_cut(value, question.upto):
             seen += _count(value)
         found = cursor.prev() and cursor.key().startswith(prefix)
-    rows: list[bytes | None] = []
+    row_keys: list[bytes] = []
     if question.layout and question.wants_rows:
         start = place.rows(question.layout.fingerprint)
-        rows = [txn.get(start + bound) for bound, _ in tail]
+        row_keys = [start + bound for bound, _ in tail]
+    rows = [txn.get(key) for key in row_keys]
+    seal = (place.version, version, *row_keys)
     known = {bound for bound, _ in tail}
     elsewhere = [
         (bound, txn.get(prefix + bound))
         for bound in _touched(cursor, place, question, _count(head), keep)
         if bound not in known
     ]
-    return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows)
+    return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows, seal)
+
+
+def is_unchanged(txn: Txn, seal: Seal) -> bool:
+    """Whether the user is at the version of an answer, and its row chunks are still there."""
+    key, value, *others = seal  # the version's, then those of the row chunks
+    if txn.get(key) != value:
+        return False
+    cursor = txn.cursor()
+    return all(map(cursor.set_key, others))
 
 
 def apply(txn: Txn, writes: Writes) -> int:

@@ -12,6 +12,9 @@ from cache.keys import owner_of
 from cache.layout import Layout
 from cache.timeline import Event
 
+Seal = tuple[bytes, ...]
+"""Shows later whether anything has changed; only the store that made it knows how."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -24,6 +27,7 @@ class Question:
     layout: Layout | None
     around: tuple[bytes, ...]  # order keys of events about to be merged, ascending
     events: int  # how many those are, with repetitions
+    seal: Seal = ()  # of a snapshot that need not be read again while the store shows the same
 
     @classmethod
     def about(
@@ -32,12 +36,13 @@ class Question:
         limit: int,
         upto: int | None,
         layout: Layout | None,
-        around: Sequence[Event],
+        around: Sequence[Event] = (),
+        seal: Seal = (),
     ) -> Question:
         if around and upto is not None:
             raise ValueError("This is a bug: events are merged into a whole timeline.")
         order = tuple(sorted({event.key for event in around}))
-        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around))
+        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around), seal)
 
     @property
     def least(self) -> int:
@@ -71,6 +76,8 @@ class Answer:
     tail: Sequence[tuple[bytes, bytes | None]] = ()  # newest first
     elsewhere: Sequence[tuple[bytes, bytes | None]] = ()  # in any order
     rows: Sequence[bytes | None] = ()  # along `tail`; may be missing altogether
+    seal: Seal = ()  # what shows later that nothing has changed
+    is_unchanged: bool = False  # the question's seal is still true: there is nothing else here
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from cache.chunk import Chunk
 from cache.codec import CodecError, decode_chunks, decode_head, rows_decoder
 from cache.head import Head
 from cache.raw import Answer, Question
-from cache.snapshot import Snapshot, Stored
+from cache.snapshot import Mask, Snapshot, Stored
 from cache.timeline import Timeline, frozen
 
 NO_ROWS = np.dtype([])
@@ -51,7 +52,10 @@ def read(
         complete=has_first and start == 0,
         quarantined=answer.is_quarantined,
         keep=keep,
+        limit=question.limit,
+        good_until_s=_good_until_s(head, rows, rows.valid[start:stop]),
         layout=question.layout,
+        seal=answer.seal,
         stored=Stored(
             head,
             tuple(elsewhere) if head else (),
@@ -66,6 +70,13 @@ def read(
         ),
         skipped=start,
     )
+
+
+def _good_until_s(head: Head | None, rows: _Rows, valid: Mask) -> float:
+    """When the first of what was read expires; at once where somebody may yet write a row."""
+    if head is None or not valid.all():
+        return 0.0
+    return min(rows.good_until_s, head.expires_at_s or math.inf)
 
 
 def _head(question: Question, answer: Answer, now_s: float) -> Head | None:
@@ -117,6 +128,7 @@ class _Rows:
         self._now_s = now_s
         self._on_event = on_event
         self.written_at_s: float | None = None
+        self.good_until_s = math.inf
         self.useless: list[bytes] = []
 
     def read(
@@ -153,6 +165,7 @@ class _Rows:
                 hashes.append(found.hashes[: 4 * here])
                 rows.append(found.rows[: size * here])
                 self.written_at_s = max(self.written_at_s or 0.0, found.written_at_s)
+                self.good_until_s = min(self.good_until_s, found.expires_at_s)
             if here < count:
                 hashes.append(bytes(4 * (count - here)))
                 rows.append(bytes(size * (count - here)))

@@ -20,7 +20,7 @@ from cache.errors import CacheUnavailable, StaleVersion
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import RedisKeys
 from cache.layout import Layout
-from cache.raw import Answer, Question, Writes
+from cache.raw import Answer, Question, Seal, Writes
 from cache.reading import OnEvent, read
 from cache.script import Script
 from cache.snapshot import Change, Snapshot
@@ -83,12 +83,18 @@ class RedisCache:
         upto: int | None = None,
         layout: Layout | None = None,
         around: Sequence[Event] = (),
+        known: Snapshot | None = None,
     ) -> Snapshot:
-        question = Question.about(user_id, limit, upto, layout, around)
+        seal: Seal = ()
+        if known is not None and known.would_answer(user_id, limit, upto, layout, self._clock()):
+            seal = known.seal
+        question = Question.about(user_id, limit, upto, layout, around, seal)
         async with self._translated():
             keep = await self._settled()
             while True:
                 answer = await self._answer(question, keep)
+                if answer.is_unchanged and known is not None:
+                    return known
                 place = RedisKeys(question.owner)
                 try:
                     return read(
@@ -172,8 +178,17 @@ class RedisCache:
         found = await self._fetch(
             self._client,
             named,
-            [question.least, question.end or b"", question.reach, keep, *question.around],
+            [
+                question.least,
+                question.end or b"",
+                question.reach,
+                keep,
+                question.seal[0] if question.seal else b"",
+                *question.around,
+            ],
         )
+        if found is None:
+            return Answer(is_unchanged=True)
         version, head, quarantined, first, newer, bounds, chunks, rows, others, values = found
         return Answer(
             version=version,
@@ -184,6 +199,7 @@ class RedisCache:
             tail=list(zip(bounds, chunks, strict=True)),
             elsewhere=list(zip(others, values, strict=True)),
             rows=rows,
+            seal=(version,) if version else (),
         )
 
     def _called(self, writes: Writes) -> tuple[list[bytes], list[bytes | int]]:

@@ -13,6 +13,7 @@ from cache.chunk import Chunk, chunks_of
 from cache.head import Head
 from cache.layout import Layout
 from cache.merge import Merged, Status, merge
+from cache.raw import Seal
 from cache.timeline import Event, Timeline, frozen
 
 Rows = npt.NDArray[Any]  # (events,) of Layout.row
@@ -60,10 +61,34 @@ class Snapshot:
     quarantined: bool
     """A damaged timeline of this user was put aside; this one is what came after."""
     keep: int
+    limit: int
+    """How many events were asked for."""
+    good_until_s: float
+    """Unix time at which the first of what was read expires."""
     layout: Layout | None = field(repr=False)
+    seal: Seal = field(repr=False)
     stored: Stored = field(repr=False)
     skipped: int = field(default=0, repr=False)
     """Events of the stored tail before `timeline`."""
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether there was nothing behind `timeline`."""
+        return not self.stored.newer and self.skipped + len(self.timeline) == len(
+            self.stored.timeline
+        )
+
+    def would_answer(
+        self, user_id: str, limit: int, upto: int | None, layout: Layout | None, now_s: float
+    ) -> bool:
+        """Whether such a fetch gives this very snapshot, unless the store has changed since."""
+        return (
+            (self.user_id, self.limit, self.layout) == (user_id, limit, layout)
+            and self.version > 0
+            and self.is_newest
+            and (upto is None or not len(self.timeline) or upto >= self.timeline.timestamps[-1])
+            and now_s < self.good_until_s
+        )
 
     def merge(self, events: Sequence[Event]) -> Change:
         """Merges events (none: rows only) into the timeline; stores nothing."""

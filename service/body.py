@@ -8,6 +8,7 @@ from contextlib import suppress
 from starlette.types import Receive, Scope
 
 from service.errors import BodyTimeout, BodyTooLarge, NotJson, Problem
+from service.wire import arrived_body
 
 DISCARD_BYTES = 16 << 20
 DISCARD_S = 2.0
@@ -29,6 +30,9 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout
     if refused is not None:
         await _discard(receive)
         raise refused
+    body = arrived_body(scope)
+    if body is not None and len(body) <= limit_bytes:
+        return body
     try:
         async with asyncio.timeout(timeout_s):
             return await _read(receive, limit_bytes)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self, cast
 
 import numpy as np
 
 from cache.timeline import Timeline
 from models.bundle import Vocabulary
 from service.job import Array
+
+TABLE_SPREAD = 8
+"""Numbers up to this many times their count are looked up in an array, others in a dictionary."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +48,30 @@ class History:
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The items of a request."""
+
+    ids: Array | Sequence[int | str]  # as they were sent; int64 where all of them are such numbers
+    rows: Array  # (candidates,) int64 vocabulary rows
+    unknown: list[int | str] = field(default_factory=list)  # ids on shared rows, once each
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def ranked(self, order: Array) -> Array | list[int | str]:
+        """The ids in this order."""
+        if isinstance(self.ids, np.ndarray):
+            return self.ids[order]
+        return [self.ids[place] for place in order.tolist()]
+
+
 class Lexicon:
-    """Candidates to vocabulary rows without turning every number into text first."""
+    """Candidates to vocabulary rows without turning every number into text first.
+
+    A list of numbers is one array from here on: touching its objects again behind a run of the
+    graph, which leaves the processor's caches full of weights, would cost more than the look-up.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -55,21 +81,51 @@ class Lexicon:
             number = _as_number(item_id)
             if number is not None:
                 self._rows[number] = row
+        self._row_of_number = _table(self._rows)
 
-    def rows(self, ids: Sequence[int | str]) -> tuple[Array, list[int | str]]:
-        """The row of every id, and the ids (once each) that fell on a shared row."""
+    def look_up(self, ids: Sequence[int | str]) -> Candidates:
+        """The candidates, in the same order."""
         try:
-            return np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids)), []
-        except KeyError:
-            return self._rows_with_unknown(ids)
+            numbers = np.frombuffer(array("q", cast("list[int]", ids)), np.int64)
+        except (TypeError, OverflowError):
+            return self._look_up_any(ids, ids)
+        table = self._row_of_number
+        if not len(table) or numbers.min() < 0 or numbers.max() >= len(table):
+            return self._look_up_any(ids, numbers)
+        rows = table[numbers]
+        return (
+            self._with_unknown(ids, numbers, rows) if rows.min() < 0 else Candidates(numbers, rows)
+        )
 
-    def _rows_with_unknown(self, ids: Sequence[int | str]) -> tuple[Array, list[int | str]]:
-        rows = np.array([self._rows.get(item_id, -1) for item_id in ids], np.int64)
+    def _look_up_any(
+        self, ids: Sequence[int | str], kept: Array | Sequence[int | str]
+    ) -> Candidates:
+        try:
+            rows = np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
+        except KeyError:
+            rows = np.array([self._rows.get(item_id, -1) for item_id in ids], np.int64)
+            return self._with_unknown(ids, kept, rows)
+        return Candidates(kept, rows)
+
+    def _with_unknown(
+        self, ids: Sequence[int | str], kept: Array | Sequence[int | str], rows: Array
+    ) -> Candidates:
         unknown: dict[int | str, None] = {}
         for place in np.flatnonzero(rows < 0).tolist():
             rows[place] = self._vocabulary.row(str(ids[place]))
             unknown[ids[place]] = None
-        return rows, list(unknown)
+        return Candidates(kept, rows, list(unknown))
+
+
+def _table(rows: Mapping[int | str, int]) -> Array:
+    """Rows by number, -1 where there is none; empty if the numbers lie too far apart."""
+    numbers = [number for number in rows if isinstance(number, int) and number >= 0]
+    most = max(numbers, default=0)
+    if not numbers or most > TABLE_SPREAD * len(numbers) + TABLE_SPREAD:
+        return np.zeros(0, np.int64)
+    table = np.full(most + 1, -1, np.int64)
+    table[numbers] = [rows[number] for number in numbers]
+    return table
 
 
 def _as_number(item_id: str) -> int | None:

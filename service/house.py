@@ -93,6 +93,7 @@ class House:
             self.chores,
             self.metrics,
             default_deadline_ms=settings.default_deadline_ms,
+            near_bytes=settings.near_mib << 20,
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
         await warm_up(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -19,10 +19,14 @@ from service.events import history_events
 from service.features import History
 from service.job import Array, Lane
 from service.keeper import keep_rows
-from service.rebuild import plan_rebuild, rebuild
+from service.near import Near
+from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.schemas import RankRequest
 from service.timings import Timings
+
+EVENT_BYTES = 150
+"""About what an event takes in memory apart from its row: its id, mostly."""
 
 TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
 
@@ -33,21 +37,41 @@ class Memory:
 
     state: str
     history: History
-    rows: Array
+    rows: InitVar[Array]
     recomputed: int = 0
     version: int = 0
-    age_s: float | None = None
+    written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
+    #: What the rank graph reads of it.
+    feed: dict[str, Array] = field(init=False)
 
-    def report(self) -> dict[str, Any]:
+    def __post_init__(self, rows: Array) -> None:
+        self.feed = {**self.history.feed(), **fields_of(rows)}
+
+    def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
+        written_at_s = self.written_at_s
         return {
             "state": self.state,
             "records": len(self.history),
             "recomputed": self.recomputed,
             "version": self.version,
-            "age_s": self.age_s,
+            "age_s": None if written_at_s is None else max(0.0, round(now_s - written_at_s, 3)),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A memory to use again as long as the store says that the snapshot is still true."""
+
+    snapshot: Snapshot
+    memory: Memory
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it holds: the snapshot's rows and ids, and the feed."""
+        arrays = (self.snapshot.stored.rows, *self.memory.feed.values())
+        return sum(array.nbytes for array in arrays) + EVENT_BYTES * len(self.snapshot.stored.valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,34 +94,49 @@ class Question:
 class Memories:
     """Finds out about users; rows that had to be rebuilt are kept once the answer has gone."""
 
-    def __init__(self, cache: Cache, chores: Chores, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, cache: Cache, chores: Chores, clock: Callable[[], float], *, near_bytes: int
+    ) -> None:
         self._cache = cache
         self._chores = chores
         self._clock = clock
+        self._near: Near[Known] = Near(near_bytes)
 
     async def remember(self, question: Question) -> Memory:
         """The user's newest window of events and rows, from wherever they can be had."""
         model, request = question.model, question.request
         if request.history is not None:
             return await self._remember_inline(question)
+        key = (model.fingerprint, question.user_id)
+        known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.window)
+            snapshot = await self._fetch(question, model.spec.window, known)
             if request.min_version is not None and snapshot.version < request.min_version:
                 snapshot = await self._fetch(question, model.spec.window)
             if not snapshot.valid.all() and not snapshot.complete:
                 snapshot = await self._fetch(question, model.spec.receptive_field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
+        if known is not None and snapshot is known.snapshot:
+            return known.memory
         degraded = [QUARANTINED] if snapshot.quarantined else []
         if not snapshot.version:
+            self._near.drop(key)
             return nothing_known(model, "cold", degraded)
-        return await self._remember_stored(question, snapshot, degraded)
+        memory = await self._remember_stored(question, snapshot, degraded)
+        if snapshot.good_until_s and snapshot.is_newest:
+            self._near.put(key, Known(snapshot, memory), self._clock())
+        return memory
 
-    async def _fetch(self, question: Question, limit: int) -> Snapshot:
+    async def _fetch(self, question: Question, limit: int, known: Known | None = None) -> Snapshot:
         began = perf_counter()
         try:
             return await self._cache.fetch(
-                question.user_id, limit=limit, upto=question.timestamp, layout=question.model.layout
+                question.user_id,
+                limit=limit,
+                upto=question.timestamp,
+                layout=question.model.layout,
+                known=known.snapshot if known else None,
             )
         finally:
             question.timings.cache += perf_counter() - began
@@ -130,14 +169,13 @@ class Memories:
                     keep_rows(self._cache, snapshot, rows, valid),
                 )
         newest = slice(max(0, events - window), events)
-        written = snapshot.written_at_s
         return Memory(
             "hit" if plan.is_empty else "partial",
             history[newest],
             rows[newest],
             plan.count,
             snapshot.version,
-            None if written is None else max(0.0, round(self._clock() - written, 3)),
+            snapshot.written_at_s,
             degraded,
         )
 

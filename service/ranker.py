@@ -14,7 +14,6 @@ from service.chores import Chores
 from service.job import Array, Job, Lane
 from service.memory import Memories, Memory, Question
 from service.metrics import Metrics
-from service.rebuild import fields_of
 from service.registry import Registry
 from service.schemas import RankRequest
 from service.timings import Timings
@@ -31,9 +30,10 @@ class Ranker:
         metrics: Metrics,
         *,
         default_deadline_ms: float = 10_000.0,
+        near_bytes: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock)
+        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes)
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
@@ -44,10 +44,10 @@ class Ranker:
         question = self._understand(request, timings)
         question.check_deadline()
         memory = await self._memories.remember(question)
-        candidates, unknown = question.model.lexicon.rows(request.candidates)
-        scores = await self._score(question, memory, candidates, caller)  # (candidates, tasks)
+        candidates = question.model.lexicon.look_up(request.candidates)
+        scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
-        order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k].tolist()
+        order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         self._metrics.ranked(memory.state, memory.degraded, memory.recomputed)
         return {
             "user_id": request.user_id,
@@ -55,9 +55,9 @@ class Ranker:
             "scores": dict(
                 zip(question.model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)
             ),
-            "ranking": [request.candidates[place] for place in order],
-            "unknown_items": unknown,
-            "cache": memory.report(),
+            "ranking": candidates.ranked(order),
+            "unknown_items": candidates.unknown,
+            "cache": memory.report(self._clock()),
             "degraded": memory.degraded,
         }
 
@@ -81,15 +81,16 @@ class Ranker:
             {
                 "candidates": candidates,
                 "timestamp": np.asarray(question.timestamp),
-                **memory.history.feed(),
-                **fields_of(memory.rows),
+                **memory.feed,
             },
             {"candidates": len(candidates), "records": len(memory.history)},
             Lane.RANK,
             question.deadline,
         )
         batcher = question.model.batcher
-        if batcher.is_busy:
+        if caller.is_alone and batcher.takes_at_once(job):
+            outputs = batcher.run(job)
+        elif batcher.is_busy:
             async with caller.watching(job):
                 outputs = await batcher.submit(job)
         else:

@@ -6,8 +6,9 @@ Limits come in as validation context (`Limits`), so that a setting can move them
 from __future__ import annotations
 
 import re
+from array import array
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from service.errors import InvalidRequest
 from service.sentences import sentence
 
 ID_BYTES = 128
+LEAST_ID, MOST_ID = -(2**63), 2**64 - 1
 LATEST_S = 2**53
 MAX_TASKS = 64
 
@@ -57,6 +59,19 @@ def _check_id(value: int | str) -> int | str:
 
 
 def _check_ids(values: list[int | str]) -> list[int | str]:
+    try:
+        array("q", cast("list[int]", values))
+    except (TypeError, OverflowError):
+        return _check_any_ids(values)
+    return values  # numbers of 64 bits: nothing else to look at
+
+
+def _check_any_ids(values: list[int | str]) -> list[int | str]:
+    for place, value in enumerate(values):
+        if type(value) is int and not LEAST_ID <= value <= MOST_ID:
+            raise PydanticCustomError(
+                "bad_id", "has a number of more than 64 bits at {place}", {"place": place}
+            )
     texts = [value for value in values if type(value) is str]
     joined = "".join(texts)
     harmless = joined.isascii() and joined.isprintable()
@@ -80,7 +95,9 @@ def _at_most(limit: str) -> Any:
     return AfterValidator(check)
 
 
-_Number = Annotated[int, Field(strict=True, ge=-(2**63), le=2**64 - 1)]
+_Number = Annotated[int, Field(strict=True, ge=LEAST_ID, le=MOST_ID)]
+#: Its size is checked for all candidates at once.
+_AnyNumber = Annotated[int, Field(strict=True)]
 _Text = Annotated[str, Field(strict=True)]
 Id = Annotated[
     _Number | _Text,
@@ -131,7 +148,7 @@ class RankRequest(BaseModel):
 
     user_id: Id
     candidates: Annotated[
-        list[_Number | _Text],
+        list[_AnyNumber | _Text],
         Field(min_length=1, json_schema_extra={"maxItems": Limits().max_candidates}),
         _at_most("max_candidates"),
         AfterValidator(_check_ids),

@@ -1,6 +1,8 @@
-"""The server's side of a connection: an answer's head and body leave in one write, not in two.
+"""The server's side of a connection: what it knows of a request that the protocol does not tell.
 
-The first of two writes wakes the caller, who finds nothing but headers and goes back to sleep.
+An answer's head and body leave in one write, not in two: the first of two wakes the caller, who
+finds nothing but headers and goes back to sleep. A body that came with its headers is there at
+once, and a request knows whether others are being answered.
 """
 
 from __future__ import annotations
@@ -8,7 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+REQUESTS = "marmot.requests"
+BODY = "marmot.body"
 
 
 class Wire(HttpToolsProtocol):
@@ -17,6 +23,27 @@ class Wire(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         held = HeadHolder(cast("asyncio.Transport", transport), self.loop)
         super().connection_made(cast("asyncio.Transport", held))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast("Scope", self.scope)[REQUESTS] = self.tasks
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body:
+            cast("Scope", cycle.scope)[BODY] = bytes(cycle.body)
+
+
+def arrived_body(scope: Scope) -> bytes | None:
+    """The whole body, if it was there before anybody asked for it."""
+    body: bytes | None = scope.get(BODY)
+    return body
+
+
+def is_alone(scope: Scope) -> bool:
+    """Whether no other request of this process is being answered, or has come in."""
+    return len(scope.get(REQUESTS, ())) == 1
 
 
 class HeadHolder:

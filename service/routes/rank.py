@@ -22,6 +22,7 @@ from service.schemas import (
     parse_rank_batch,
 )
 from service.timings import Timings
+from service.wire import is_alone
 
 router = APIRouter(tags=["rank"])
 
@@ -37,7 +38,9 @@ async def rank(request: Request) -> Response:
     """One user, one time, up to 2,000 candidates."""
     house, seen = house_of(request), visit(request)
     asked = parse_rank(await body_of(request, house), house.limits)
-    found = await house.ranker.rank(asked, Caller(request.receive), seen.timings)
+    found = await house.ranker.rank(
+        asked, Caller(request.receive, is_alone=is_alone(request.scope)), seen.timings
+    )
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)
 

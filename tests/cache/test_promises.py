@@ -380,3 +380,44 @@ async def test_awkward_ids(cache: Any) -> None:
         if event.item_id:
             with pytest.raises(ValueError, match="bug"):
                 await post(cache, "u", [event])
+
+
+async def test_a_known_snapshot_is_the_answer_until_something_changes(store: Store) -> None:
+    """Who shows what they have gets it back, but not after a write, a loss, expiry or a DELETE."""
+    clock = Clock()
+    cache = store.open(clock=clock, record_ttl_s=DAY_S)
+    await post(cache, "u", some_events(50))
+    known = await cache.fetch("u", limit=40, layout=LAYOUT)
+
+    async def again(**other: Any) -> Any:
+        asked = {"limit": 40, "layout": LAYOUT, "known": known} | other
+        return await cache.fetch("u", **asked)
+
+    assert await again() is known
+    assert await again(upto=5000) is known
+    assert await again(upto=1030) is not known
+    assert await again(limit=39) is not known
+    assert await again(layout=OTHER) is not known
+    assert (await cache.fetch("v", limit=40, layout=LAYOUT, known=known)).version == 0
+    clock.now_s += 2 * DAY_S
+    assert not (await again()).valid.any()
+    clock.now_s -= 2 * DAY_S
+    for cell in list(store.cells()):
+        if store.kind(cell) == "rows":
+            store.put(cell, None)
+    assert not (await again()).valid.any()
+    await post(cache, "u", some_events(1, start=50))
+    newer = await again()
+    assert newer is not known
+    assert len(newer.timeline) == 40
+    known = await cache.fetch("u", limit=40, layout=LAYOUT)
+    assert await again() is known
+    await cache.forget("u")
+    assert (await again()).version == 0
+
+
+async def test_a_snapshot_without_all_rows_is_never_known(cache: Any) -> None:
+    """Somebody may write the missing rows at the same version."""
+    await post(cache, "u", some_events(5), layout=None)
+    known = await cache.fetch("u", limit=5, layout=LAYOUT)
+    assert await cache.fetch("u", limit=5, layout=LAYOUT, known=known) is not known

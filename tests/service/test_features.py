@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +17,26 @@ LEXICON = Lexicon(VOCABULARY)
 @given(st.lists(st.integers(-10, 100) | st.sampled_from(KNOWN) | st.text(min_size=1), min_size=1))
 def test_a_number_is_the_item_that_is_written_like_it(ids: list[int | str]) -> None:
     """Rows are those of the ids' text, whichever type they came in."""
-    rows, unknown = LEXICON.rows(ids)
-    assert rows.tolist() == VOCABULARY.rows([str(item_id) for item_id in ids]).tolist()
-    assert unknown == list(dict.fromkeys(i for i in ids if str(i) not in VOCABULARY))
+    found = LEXICON.look_up(ids)
+    assert found.rows.tolist() == VOCABULARY.rows([str(item_id) for item_id in ids]).tolist()
+    assert found.unknown == list(dict.fromkeys(i for i in ids if str(i) not in VOCABULARY))
 
 
 def test_other_ways_to_write_a_number_are_other_items() -> None:
     """007, +5 and Arabic digits are names, not numbers."""
-    rows, unknown = LEXICON.rows([7, 5, 3, 0, 10, 42, "42", 2**64 - 1])
-    assert unknown == [7, 5, 3, 0, 10]
-    assert rows[5] == rows[6] == 1
-    assert rows[7] == len(KNOWN) - 1
+    found = LEXICON.look_up([7, 5, 3, 0, 10, 42, "42", 2**64 - 1])
+    assert found.unknown == [7, 5, 3, 0, 10]
+    assert found.rows[5] == found.rows[6] == 1
+    assert found.rows[7] == len(KNOWN) - 1
+
+
+@given(st.lists(st.integers(-3, 40) | st.integers(), min_size=1))
+def test_numbers_lie_in_a_table_where_they_lie_close(ids: list[int]) -> None:
+    """An array in place of a dictionary changes nothing but the time."""
+    known = [str(number) for number in range(0, 30, 2)]
+    vocabulary = Vocabulary(known, [None] * len(known), 4)
+    found = Lexicon(vocabulary).look_up(ids)
+    assert found.rows.tolist() == vocabulary.rows([str(number) for number in ids]).tolist()
+    assert found.unknown == list(dict.fromkeys(i for i in ids if str(i) not in vocabulary))
+    order = np.arange(len(ids))[::-1]
+    assert list(found.ranked(order)) == ids[::-1]
