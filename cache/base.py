@@ -31,9 +31,9 @@ class Cache(Protocol):
     ) -> Snapshot:
         """Reads the newest `limit` events with timestamp <= `upto`, and their rows: one round trip.
 
-        Answers `known` itself if that is what it would read: then only the version crosses the
-        wire. With `around` (events about to be merged) it also reads what the merge will touch, and
-        `upto` must be None. Raises `CacheUnavailable`.
+        Answers `known` itself if that is what it would read: a small round trip tells. With
+        `around` (events about to be merged) it also reads what the merge will touch, and `upto`
+        must be None. Raises `CacheUnavailable`.
         """
         ...
 

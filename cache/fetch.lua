@@ -1,9 +1,8 @@
 -- Reads what one user's snapshot is made of, newest chunks first, in one round trip.
 -- KEYS: 1 timeline, 2 index, 3 quarantine, 4 rows (optional)
 -- ARGV: 1 events to read, 2 first key that is too new ('' = none), 3 reach of the rows,
---       4 events a timeline keeps, 5 version field that is known ('' = none),
---       6... order keys of events about to be merged
--- Answer: nil if all is as known, else version, head, is quarantined, first bound, newer events,
+--       4 events a timeline keeps, 5... order keys of events about to be merged
+-- Answer: version, head, is quarantined, first bound, newer events,
 --         tail bounds, tail chunks, tail rows, other bounds, other chunks
 local count_at = 5 -- where every value keeps its count: see codec.py
 
@@ -12,9 +11,6 @@ local function count(value)
   return (struct.unpack('<I4', value, count_at))
 end
 
-if ARGV[5] ~= '' and redis.call('HGET', KEYS[1], 'v') == ARGV[5] then
-  if not KEYS[4] or redis.call('EXISTS', KEYS[4]) == 1 then return false end
-end
 local got = redis.call('HMGET', KEYS[1], 'v', 'h')
 local quarantined = redis.call('EXISTS', KEYS[3])
 if not got[2] then
@@ -67,8 +63,8 @@ local function also(bound)
   known[bound] = true
   others[#others + 1], values[#values + 1] = bound, redis.call('HGET', KEYS[1], bound)
 end
-local excess = count(got[2]) + #ARGV - 5 - keep
-for at = 6, #ARGV do
+local excess = count(got[2]) + #ARGV - 4 - keep
+for at = 5, #ARGV do
   local floor = redis.call('ZREVRANGEBYLEX', KEYS[2], '[' .. ARGV[at], '-', 'LIMIT', 0, 1)[1]
   if floor then
     also(floor)
@@ -76,7 +72,7 @@ for at = 6, #ARGV do
     also(first)
   end
 end
-if #ARGV > 5 then
+if #ARGV > 4 then
   local rank = 0
   while excess > 0 do
     local bound = redis.call('ZRANGE', KEYS[2], rank, rank)[1]

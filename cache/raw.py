@@ -27,7 +27,6 @@ class Question:
     layout: Layout | None
     around: tuple[bytes, ...]  # order keys of events about to be merged, ascending
     events: int  # how many those are, with repetitions
-    seal: Seal = ()  # of a snapshot that need not be read again while the store shows the same
 
     @classmethod
     def about(
@@ -36,13 +35,12 @@ class Question:
         limit: int,
         upto: int | None,
         layout: Layout | None,
-        around: Sequence[Event] = (),
-        seal: Seal = (),
+        around: Sequence[Event],
     ) -> Question:
         if around and upto is not None:
             raise ValueError("This is a bug: events are merged into a whole timeline.")
         order = tuple(sorted({event.key for event in around}))
-        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around), seal)
+        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around))
 
     @property
     def least(self) -> int:
@@ -77,7 +75,6 @@ class Answer:
     elsewhere: Sequence[tuple[bytes, bytes | None]] = ()  # in any order
     rows: Sequence[bytes | None] = ()  # along `tail`; may be missing altogether
     seal: Seal = ()  # what shows later that nothing has changed
-    is_unchanged: bool = False  # the question's seal is still true: there is nothing else here
 
 
 @dataclass(frozen=True, slots=True)

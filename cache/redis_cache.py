@@ -22,6 +22,7 @@ from cache.keys import RedisKeys
 from cache.layout import Layout
 from cache.raw import Answer, Question, Seal, Writes
 from cache.reading import OnEvent, read
+from cache.redis_glance import Glances, sealed
 from cache.script import Script
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
@@ -69,6 +70,7 @@ class RedisCache:
                 retry=Retry(NoBackoff(), 1, supported_errors=(RedisAway,)),
             )
         )
+        self._glances = Glances(self._client.connection_pool)
         self._fetch, self._append = Script("fetch.lua"), Script("append.lua")
         self._forget, self._quarantine = Script("forget.lua"), Script("quarantine.lua")
 
@@ -85,16 +87,17 @@ class RedisCache:
         around: Sequence[Event] = (),
         known: Snapshot | None = None,
     ) -> Snapshot:
-        seal: Seal = ()
-        if known is not None and known.would_answer(user_id, limit, upto, layout, self._clock()):
-            seal = known.seal
-        question = Question.about(user_id, limit, upto, layout, around, seal)
+        if (
+            known is not None
+            and known.would_answer(user_id, limit, upto, layout, self._clock())
+            and await self._is_unchanged(known.seal)
+        ):
+            return known
+        question = Question.about(user_id, limit, upto, layout, around)
         async with self._translated():
             keep = await self._settled()
             while True:
                 answer = await self._answer(question, keep)
-                if answer.is_unchanged and known is not None:
-                    return known
                 place = RedisKeys(question.owner)
                 try:
                     return read(
@@ -146,8 +149,17 @@ class RedisCache:
             await self._settled()
 
     async def close(self) -> None:
+        await self._glances.close()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
+
+    async def _is_unchanged(self, seal: Seal) -> bool:
+        """As inside `_translated`, whose layers would cost more than the question."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._glances.is_unchanged(seal)
+        except (RedisError, OSError) as failed:  # a TimeoutError is an OSError
+            raise _away(failed, self._timeout_s) from failed
 
     @asynccontextmanager
     async def _translated(self, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -156,10 +168,8 @@ class RedisCache:
         try:
             async with asyncio.timeout(timeout_s), self._slots:
                 yield
-        except TimeoutError as late:
-            raise CacheUnavailable(f"Redis did not answer in {timeout_s} s.") from late
-        except (RedisError, OSError) as away:
-            raise CacheUnavailable(f"Redis did not answer: {away}") from away
+        except (RedisError, OSError) as failed:
+            raise _away(failed, timeout_s) from failed
 
     async def _settled(self) -> int:
         """What the store keeps; asked once, at the first contact."""
@@ -173,22 +183,15 @@ class RedisCache:
     async def _answer(self, question: Question, keep: int) -> Answer:
         place = RedisKeys(question.owner)
         named = [place.timeline, place.index, place.quarantine]
-        if question.layout and question.wants_rows:
-            named.append(place.rows(question.layout.fingerprint))
+        has_rows = question.layout and question.wants_rows
+        fingerprint = question.layout.fingerprint if has_rows and question.layout else None
+        if fingerprint:
+            named.append(place.rows(fingerprint))
         found = await self._fetch(
             self._client,
             named,
-            [
-                question.least,
-                question.end or b"",
-                question.reach,
-                keep,
-                question.seal[0] if question.seal else b"",
-                *question.around,
-            ],
+            [question.least, question.end or b"", question.reach, keep, *question.around],
         )
-        if found is None:
-            return Answer(is_unchanged=True)
         version, head, quarantined, first, newer, bounds, chunks, rows, others, values = found
         return Answer(
             version=version,
@@ -199,7 +202,7 @@ class RedisCache:
             tail=list(zip(bounds, chunks, strict=True)),
             elsewhere=list(zip(others, values, strict=True)),
             rows=rows,
-            seal=(version,) if version else (),
+            seal=sealed(place, version or b"", fingerprint),
         )
 
     def _called(self, writes: Writes) -> tuple[list[bytes], list[bytes | int]]:
@@ -253,6 +256,12 @@ class RedisCache:
                 if place.is_rows(key):
                     found.add(key)
         return sorted(found)
+
+
+def _away(failed: Exception, timeout_s: float) -> CacheUnavailable:
+    if isinstance(failed, TimeoutError):
+        return CacheUnavailable(f"Redis did not answer in {timeout_s} s.")
+    return CacheUnavailable(f"Redis did not answer: {failed}")
 
 
 def _version(place: RedisKeys, answer: Answer) -> int:

@@ -93,7 +93,7 @@ class Batcher:
         outputs = self._engine.run(job.graph, collate(graph, [job]))
         job.run_s = perf_counter() - began
         if self._on_batch is not None:
-            self._on_batch(job.graph, 1, job.run_s)
+            asyncio.get_running_loop().call_soon(self._on_batch, job.graph, 1, job.run_s)
         return split(graph, [job], outputs)[0]
 
     async def submit(self, job: Job) -> dict[str, Array]:

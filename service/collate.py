@@ -43,6 +43,8 @@ def split(
         if len(outputs[port.name]) != len(jobs):
             found = len(outputs[port.name])
             raise RuntimeError(f"{found} answers for {len(jobs)} jobs. This is a bug.")
+    if len(jobs) == 1:  # nothing was padded
+        return [{port.name: outputs[port.name][0] for port in graph.outputs}]
     return [
         {
             port.name: outputs[port.name][row][_own(port, job.sizes, outputs[port.name])]

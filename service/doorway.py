@@ -89,7 +89,10 @@ class Doorway:
             await tell(problem, house.metrics)(scope, receive, send_named)
         finally:
             house.in_flight -= 1
-            house.metrics.answered(_route(scope), _method(scope), visit.status, visit.timings)
+            # The loop writes at the end of its turn; counting in the next keeps nobody waiting.
+            asyncio.get_running_loop().call_soon(
+                house.metrics.answered, _route(scope), _method(scope), visit.status, visit.timings
+            )
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]

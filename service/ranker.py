@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,10 @@ class Ranker:
         scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
-        self._metrics.ranked(memory.state, memory.degraded, memory.recomputed)
+        # Counted when the answer has gone: the loop writes at the end of its turn.
+        asyncio.get_running_loop().call_soon(
+            self._metrics.ranked, memory.state, memory.degraded, memory.recomputed
+        )
         return {
             "user_id": request.user_id,
             "model": question.model.name,

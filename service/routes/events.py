@@ -62,7 +62,9 @@ async def events(request: Request) -> Response:
     if any("status" in result for result in results):
         return answer({"results": results})
     worst = max(problems, key=lambda problem: problem.status)
-    return answer({"results": results}, worst.status, worst.headers())
+    told = answer({"results": results}, worst.status)
+    told.headers.update(worst.headers())
+    return told
 
 
 async def _record(
