@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cache.base import Cache
-from service.doorway import Doorway
+from service.body import CallerGone
+from service.doorway import GONE, Doorway
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from service.house import House
 from service.openapi import describe
@@ -42,7 +43,11 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={Problem: tell_problem, HTTPException: tell_http},
+        exception_handlers={
+            Problem: tell_problem,
+            HTTPException: tell_http,
+            Exception: tell_unforeseen,
+        },
     )
     for routes in (rank, events, users, health, metrics, docs):
         app.include_router(routes.router)
@@ -53,6 +58,15 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
 async def tell_problem(request: Request, error: Exception) -> Response:
     """A problem as the caller reads it."""
     problem = error if isinstance(error, Problem) else InternalError()
+    return tell(problem, house_of(request).metrics)
+
+
+async def tell_unforeseen(request: Request, error: Exception) -> Response:
+    """What nobody foresaw, as a problem that reveals nothing; who has gone is told nothing."""
+    if isinstance(error, CallerGone):
+        return Response(status_code=GONE)
+    problem = InternalError()
+    problem.__cause__ = error
     return tell(problem, house_of(request).metrics)
 
 
