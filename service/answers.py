@@ -72,3 +72,55 @@ class ProblemBody(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class OutputTensor(BaseModel):
+    """The scores of one task: in `data`, or as so many bytes after the JSON."""
+
+    name: str
+    datatype: Literal["FP32"]
+    shape: list[int]
+    data: list[float] | None = None
+    parameters: dict[Literal["binary_data_size"], int] | None = None
+
+
+class InferenceResponse(BaseModel):
+    """An output for each task asked for; `parameters` name what was left out, if anything."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[Literal["degraded"], str] | None = None
+    outputs: list[OutputTensor]
+
+
+class InferenceError(BaseModel):
+    """What went wrong, in the Open Inference Protocol's own form."""
+
+    error: str
+
+
+class ServerMetadata(BaseModel):
+    """What this server is, and which extensions it knows."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """An input or output; -1 is any length."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What a model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]

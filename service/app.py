@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cache.base import Cache
-from service.doorway import Doorway
+from service.body import CallerGone
+from service.doorway import GONE, Doorway
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from service.house import House
 from service.openapi import describe
 from service.problems import tell
-from service.routes import docs, events, health, metrics, rank, users
+from service.routes import docs, events, health, inference, metrics, rank, users
 from service.routes.doors import house_of
 from service.settings import Settings
 
@@ -42,9 +43,13 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={Problem: tell_problem, HTTPException: tell_http},
+        exception_handlers={
+            Problem: tell_problem,
+            HTTPException: tell_http,
+            Exception: tell_unforeseen,
+        },
     )
-    for routes in (rank, events, users, health, metrics, docs):
+    for routes in (rank, events, users, health, metrics, inference, docs):
         app.include_router(routes.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})
@@ -53,6 +58,15 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
 async def tell_problem(request: Request, error: Exception) -> Response:
     """A problem as the caller reads it."""
     problem = error if isinstance(error, Problem) else InternalError()
+    return tell(problem, house_of(request).metrics)
+
+
+async def tell_unforeseen(request: Request, error: Exception) -> Response:
+    """What nobody foresaw, as a problem that reveals nothing; who has gone is told nothing."""
+    if isinstance(error, CallerGone):
+        return Response(status_code=GONE)
+    problem = InternalError()
+    problem.__cause__ = error
     return tell(problem, house_of(request).metrics)
 
 

@@ -98,7 +98,7 @@ class Doorway:
         house, path = self.house, scope["path"]
         shortcut = self._shortcuts.get(path) if scope["method"] == "POST" else None
         response: ASGIApp = self._app
-        if house.drain.is_closing and not path.startswith("/health/"):
+        if house.drain.is_closing and not path.startswith(("/health/", "/v2/health/")):
             response = tell(Draining(), house.metrics)
         elif shortcut is not None:
             scope[ROUTE] = path

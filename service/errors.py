@@ -5,6 +5,7 @@ ServiceError                    exit code 1 on the command line
 ├── StartError                  the service cannot start: bundle, provider, port, store
 ├── NotMeasured                 an evaluation came to no figures
 └── Problem                     an answer to an HTTP request, RFC 9457
+    ├── NotInference        400 not a request of the Open Inference Protocol
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
     ├── UnknownModel        422 no loaded bundle is called that
     ├── NotFound            404
@@ -77,6 +78,12 @@ class Problem(ServiceError):
         if self.closes:
             headers["connection"] = "close"
         return headers
+
+
+class NotInference(Problem):
+    """Not a request of the Open Inference Protocol."""
+
+    status, slug, title = 400, "not-inference", "Not a request of the Open Inference Protocol"
 
 
 class InvalidRequest(Problem):

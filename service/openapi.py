@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.answers import ProblemBody
+from service.inference import InferenceRequest
 from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
 
 REF = "#/components/schemas/{model}"
@@ -21,7 +22,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    models = [(model, "validation") for model in (RankRequest, RankBatch, EventBatch, ProblemBody)]
+    described_here = (RankRequest, RankBatch, EventBatch, InferenceRequest, ProblemBody)
+    models = [(model, "validation") for model in described_here]
     _, described = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(described["$defs"])

@@ -67,6 +67,10 @@ class Registry:
         self._models[model.bundle.version] = model
         self._active = model
 
+    def named(self, name: str) -> list[Model]:
+        """Every loaded version of the model that is called so."""
+        return [model for model in self._models.values() if model.bundle.name == name]
+
     def pick(self, version: str | None) -> Model:
         """The model of that version, or the active one."""
         if version is None:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import Draining, Unavailable
+from service.house import House
 from service.routes.doors import PROBLEMS, answer, house_of
 
 router = APIRouter(tags=["health"])
@@ -26,7 +27,11 @@ async def live(request: Request) -> Response:
 )
 async def ready(request: Request) -> Response:
     """503 until warm and while draining; 200 while the store is away: ranking goes on."""
-    house = house_of(request)
-    if house.is_ready:
-        return answer({"status": "ready"})
-    raise Draining if house.drain.has_begun else Unavailable("Not warm yet")
+    check_ready(house_of(request))
+    return answer({"status": "ready"})
+
+
+def check_ready(house: House) -> None:
+    """Raises what a load balancer should know before it sends requests here."""
+    if not house.is_ready:
+        raise Draining if house.drain.has_begun else Unavailable("Not warm yet")

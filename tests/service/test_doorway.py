@@ -72,6 +72,16 @@ def test_paths_and_methods_that_are_not_there(service: Any) -> None:
     told(service.client.get("/v1/users/u"), 405, "method-not-allowed")
 
 
+def test_what_nobody_foresaw_reveals_nothing(service: Any) -> None:
+    """500 as a problem like any other, and not a word of what happened."""
+    service.house.ranker = service.house.recorder = None
+    for answer in (
+        service.client.post("/v1/rank", content=RANK),
+        service.client.delete("/v1/users/u"),
+    ):
+        assert told(answer, 500, "internal-error") == "Something went wrong on our side"
+
+
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/rank:batch", "/v1/events"])
 def test_bodies_that_are_no_json(service: Any, path: str) -> None:
     """Another content type is 415, a missing one is JSON, no JSON is 422."""
