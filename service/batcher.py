@@ -52,7 +52,7 @@ class Batcher:
         queue_limit: int = 2_000 * COST_PER_MS,
         most_cost: int = 10 * COST_PER_MS,
         most_waste: float = 1.15,
-        lone_cost: int = 10 * COST_PER_MS,
+        lone_cost: int = 5 * COST_PER_MS,
         on_batch: Callable[[str, int, float], None] | None = None,
     ) -> None:
         self._engine = engine
