@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     record_ttl_s: int = Field(30 * 86_400, ge=1)
     timeline_ttl_s: int | None = Field(None, ge=1)
     store_timeout_ms: float = Field(500.0, gt=0)
+    sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
     body_limit_bytes: int = Field(1 << 20, ge=1)
     body_timeout_s: float = Field(10.0, gt=0)

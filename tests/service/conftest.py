@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             env={**_environment(), **env},
+            start_new_session=True,
         )
 
     def ends(self, within_s: float = 60) -> tuple[int, str, str]:
@@ -143,8 +145,9 @@ class Command:
         self.process.send_signal(number)
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        """Ends it with its workers, who would hold its pipes open."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
 
