@@ -22,7 +22,7 @@ from models.reference import load_model
 from models.spec import Spec
 from tests.bundles import random_model
 from tests.laws.world import CACHED, scores_of
-from tests.service.conftest import ROOT, Command, Running
+from tests.servers import ROOT, Command, Running
 
 USERS = 50
 CANDIDATES = 30

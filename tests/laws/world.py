@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -17,11 +17,12 @@ from models.event_file import UNKNOWN, EventColumns, Ids
 from models.events import EventTable, merge
 from models.reference import Reference, load_model
 from models.requests import Request
-from tests.service.conftest import Running
+from tests.servers import Running
 
 Array = np.ndarray[Any, Any]
 Posted = dict[str, Any]
 Cell = tuple[bytes, bytes]
+Bundles = Callable[[str], Path]
 
 #: Law 1, by the dtype of the cache.
 CACHED = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}

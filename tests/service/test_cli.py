@@ -15,14 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.servers import is_up
+
 Marmot = Callable[..., Any]
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from cache.base import Sweeps
 from cache.errors import CacheUnavailable
 from cache.redis_cache import RedisCache
 from service.sweeper import Sweeper
+from tests.servers import is_up
 
 
 class Rows:
@@ -112,10 +113,3 @@ def test_workers_sweep_one_store_at_once(
     assert (answer["cache"]["state"], answer["cache"]["recomputed"]) == ("partial", 8)
     assert answer["degraded"] == []
     command.stop()
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
