@@ -26,14 +26,15 @@ def serve(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]
         running.stop()
 
 
-@pytest.fixture(params=["lmdb", "redis"])
+@pytest.fixture(params=[("lmdb", {}), ("redis", {})], ids=["lmdb", "redis"])
 def running(request: pytest.FixtureRequest, serve: Callable[..., Running]) -> Running:
-    """A service on each store, empty."""
-    if request.param == "lmdb":
-        return serve()
+    """A service on each store, empty; with options where a test asks for them."""
+    store, options = request.param
+    if store == "lmdb":
+        return serve(**options)
     server = request.getfixturevalue("redis_server")
     flush(server.url)
-    return serve(cache=server.url)
+    return serve(cache=server.url, **options)
 
 
 @pytest.fixture
