@@ -5,6 +5,7 @@ ServiceError                    exit code 1 on the command line
 ├── StartError                  the service cannot start: bundle, provider, port, store
 ├── NotMeasured                 an evaluation came to no figures
 └── Problem                     an answer to an HTTP request, RFC 9457
+    ├── NotHttp             400 what was sent is no HTTP
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
     ├── UnknownModel        422 no loaded bundle is called that
     ├── NotFound            404
@@ -12,6 +13,7 @@ ServiceError                    exit code 1 on the command line
     ├── BodyTimeout         408 the body did not arrive in time
     ├── BodyTooLarge        413
     ├── NotJson             415
+    ├── HeadTooLarge        431 the request line and the headers are over the limit
     ├── EngineFailed        500 the runtime refused a batch
     ├── InternalError       500 anything unforeseen; reveals nothing
     ├── Unavailable         503 with Retry-After
@@ -79,6 +81,12 @@ class Problem(ServiceError):
         return headers
 
 
+class NotHttp(Problem):
+    """No request could be made out."""
+
+    status, slug, title, closes = 400, "not-http", "What was sent is not HTTP", True
+
+
 class InvalidRequest(Problem):
     """A field is missing, of the wrong type, or over a limit."""
 
@@ -119,6 +127,12 @@ class NotJson(Problem):
     """The body is declared as something else than JSON."""
 
     status, slug, title, closes = 415, "not-json", "Only application/json is understood", True
+
+
+class HeadTooLarge(Problem):
+    """The request line and the headers are over the limit."""
+
+    status, slug, title, closes = 431, "head-too-large", "The headers are too large", True
 
 
 class EngineFailed(Problem):

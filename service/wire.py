@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from service.gate import Gate
 
 
-class Wire(HttpToolsProtocol):
+class Wire(Gate):
     """Uvicorn's protocol on a transport that waits for the body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

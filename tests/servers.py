@@ -24,6 +24,7 @@ from redis import Redis
 from service.app import create_app
 from service.house import House
 from service.settings import read_settings
+from service.wire import Wire
 
 ROOT = Path(__file__).parents[1]
 PR_SET_PDEATHSIG = 1
@@ -47,7 +48,7 @@ class Running:
         self.port: int = self._listener.getsockname()[1]
         self._app = create_app(read_settings(**{"drain_s": 0.0, **options}))
         config = uvicorn.Config(
-            self._app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None
+            self._app, loop="uvloop", http=Wire, ws="none", lifespan="on", log_config=None
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
