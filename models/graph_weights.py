@@ -13,9 +13,6 @@ from models.marm import Marm
 
 Array = np.ndarray[Any, Any]
 
-#: Of the norms, as PyTorch has it.
-EPSILON = 1e-6
-
 
 class GraphWeights:
     """The weights, those of the history side for all layers together, and the sizes.
@@ -55,13 +52,6 @@ class GraphWeights:
         """`query` for wide queries: (width, wide) and (wide,)."""
         weight, bias = self.query(depth)
         return self.widened(weight), self.widened(bias, 1.0)
-
-    def first_queries(self) -> Array:
-        """Wide queries of depth 0, which are the item's alone: (items, wide)."""
-        mean = np.square(self.embedding).mean(axis=1, keepdims=True)
-        weight, bias = self.wide_query(0)
-        queries: Array = self.embedding / np.sqrt(mean + EPSILON) @ weight + bias
-        return queries
 
     def gaps(self, depth: int) -> Array:
         """Bias by bucket and head: (buckets, heads); bucket 0, the future, is masked."""

@@ -5,9 +5,7 @@ What keeps the rank graph short (each measured: docs/log.md):
 - The time gap's bias and the padding mask ride in one more column per head, where every query
   holds a 1 and every key holds its bias: attention needs no mask.
 - Keys and values of all layers are made together, before the first candidate is looked at.
-- Norms carry no weights, so the one after a layer serves the read-out and the next query; the
-  first query is the item's alone and comes from a table, at the price of `items * (width + heads)`
-  numbers more in the file.
+- Norms carry no weights, so the one after a layer serves the read-out and the next query.
 - Residual sums and biases are the third operand of a matrix product.
 """
 
@@ -22,7 +20,7 @@ import onnx
 
 from models.bundle import Graph
 from models.graph import GraphBuilder
-from models.graph_weights import EPSILON, GraphWeights, as_array
+from models.graph_weights import GraphWeights, as_array
 from models.marm import Marm
 from models.spec import TIME_GAP_EDGES_S
 
@@ -58,14 +56,11 @@ def _rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     # From here the candidates of all requests are one list; attention takes them apart.
     asked = g.add("Reshape", candidates, g.ints(-1))
     start = g.add("Gather", g.floats(w.embedding), asked)  # (batch C, width)
-    stream = outputs = start
+    stream, outputs = start, _normalised(w, g, start)
     rows = g.add("Concat", g.add("Shape", timestamp), g.ints(-1, w.wide), axis=0)
     layers = []
     for depth, (keys, values) in enumerate(_memories(w, g, past, _bucket(g, gap))):
-        if depth == 0:
-            queries = g.add("Gather", g.floats(w.first_queries()), asked)
-        else:
-            queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
+        queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
         found = g.add(
             "Attention",
             g.add("Reshape", queries, rows),
@@ -255,7 +250,7 @@ def _mix(w: GraphWeights, g: GraphBuilder, depth: int, stream: str, found: str) 
 
 
 def _normalised(w: GraphWeights, g: GraphBuilder, x: str) -> str:
-    return g.add("RMSNormalization", x, g.floats(np.ones(w.width)), axis=-1, epsilon=EPSILON)
+    return g.add("RMSNormalization", x, g.floats(np.ones(w.width)), axis=-1, epsilon=1e-6)
 
 
 @dataclass(frozen=True, slots=True)
