@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.marm_graphs import VECTOR, build_graphs
-from models.spec import Spec
+from models.graph import GraphBuilder
+from models.marm_graphs import VECTOR, _bucket, build_graphs
+from models.spec import TIME_GAP_EDGES_S, Spec
 from tests.models.graphs import (
     ITEMS,
     WIDTH,
@@ -65,6 +66,17 @@ def test_graphs_equal_pytorch(spec: Spec, count: int, seed: int) -> None:
     (scores,) = run(sessions(spec)["rank"], feed)
     expected = sigmoid(cached(model, whole[seen], exact[:, seen], CANDIDATES, now))
     assert np.abs(scores[0] - expected).max() <= EXPORTED
+
+
+def test_gaps_fall_into_their_buckets() -> None:
+    """The graph's logarithm decides as the edges do, on both sides of every one of them."""
+    edges = np.array(TIME_GAP_EDGES_S)
+    far = np.array([-(2**62), -(2**33), 2**31, 2**33, 2**62])
+    gaps = np.concatenate([edges - 1, edges, edges + 1, far, np.arange(-5, 70_000)])
+    g = GraphBuilder()
+    g.output(_bucket(g, g.input("gaps", "int64", "events")), "buckets", "int32", "events")
+    (found,) = run(session(g.build("buckets.onnx")[0]), {"gaps": gaps})
+    assert (found == np.searchsorted(edges, gaps, side="right")).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, VECTOR - 1, VECTOR, VECTOR + 1, 2 * VECTOR + 1])
