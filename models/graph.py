@@ -52,6 +52,9 @@ class GraphBuilder:
     def floats(self, value: Any) -> str:
         return self.constant(value, "float32")
 
+    def doubles(self, value: Any) -> str:
+        return self.constant(value, "float64")
+
     def ints(self, *values: int) -> str:
         return self.constant(values, "int64")
 

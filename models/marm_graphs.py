@@ -1,138 +1,67 @@
 """Marm's three graphs: rank, append and encode, written out for the runtime.
 
-Three ideas keep the rank graph short. The time gap's bias and the padding mask ride in one more
-column per head, where every query holds a 1 and every key holds its bias: attention needs no
-mask. Norms carry no weights, so the one after a layer serves the read-out and the next query.
-Residual sums and biases are the third operand of a matrix product.
+What keeps the rank graph short (each measured: docs/log.md):
+
+- The time gap's bias and the padding mask ride in one more column per head, where every query
+  holds a 1 and every key holds its bias: attention needs no mask.
+- Keys and values of all layers are made together, before the first candidate is looked at.
+- Norms carry no weights, so the one after a layer serves the read-out and the next query.
+- Residual sums and biases are the third operand of a matrix product.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from torch import Tensor
 
-from models.attention import MASKED
 from models.bundle import Graph
 from models.graph import GraphBuilder
+from models.graph_weights import GraphWeights, as_array
 from models.marm import Marm
 from models.spec import TIME_GAP_EDGES_S
 
 Array = np.ndarray[Any, Any]
+
+#: Attention counts its keys in vectors of 16 floats; a rest costs more than a whole one.
+VECTOR = 16
 
 
 def build_graphs(model: Marm) -> dict[str, tuple[onnx.ModelProto, Graph]]:
     """Every graph of a bundle, by name."""
     writers = {"rank": _rank, "append": _append, "encode": _encode}
     return {
-        name: write(_Weights(model), GraphBuilder()).build(f"{name}.onnx")
+        name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
         for name, write in writers.items()
     }
 
 
-class _Weights:
-    """The model's weights as numpy arrays, and its sizes."""
-
-    def __init__(self, model: Marm) -> None:
-        self.model = model
-        self.spec = model.spec
-        self.width = model.spec.width
-        self.heads = model.spec.heads
-        self.head = model.spec.width // model.spec.heads
-        self.tasks = len(model.spec.tasks)
-        self.embedding = _array(model.embedding.weight)
-        self.item_bias = _array(model.item_bias.weight)
-        self.expectation = _array(model.expectation)
-
-    def query(self, depth: int) -> tuple[Array, Array]:
-        """Weight (width, width) and bias; scores come out divided by the root of the head size."""
-        layer = self.model.layers[depth]
-        scale = 1 / math.sqrt(self.head)
-        return _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale
-
-    def history(self, depth: int) -> tuple[Array, Array]:
-        """What makes keys and values of tokens (see `_Fed`), and their state vectors.
-
-        ((1 + tasks) width + tasks, 2 width) and (tasks, 3, 2 width).
-        """
-        layer = self.model.layers[depth]
-        key, value = _array(layer.key.weight).T, _array(layer.value.weight).T
-        joined = np.concatenate([np.pad(key, ((0, len(value) - len(key)), (0, 0))), value], axis=1)
-        states = [_array(layer.feedback_key), _array(layer.feedback_value)]
-        return joined, np.concatenate(states, axis=2)
-
-    def null(self, depth: int) -> Array:
-        layer = self.model.layers[depth]
-        return np.concatenate([_array(layer.null_key), _array(layer.null_value)])
-
-    def gaps(self, depth: int) -> Array:
-        """Bias by bucket and head: (buckets, heads); bucket 0, the future, is masked."""
-        bias = _array(self.model.layers[depth].gap_bias)
-        if not self.spec.time_gap:
-            bias = np.zeros_like(bias)
-        return np.concatenate([np.full((1, self.heads), MASKED, np.float32), bias[1:]])
-
-    def ones_column(self, joined: Array) -> Array:
-        """Widens the keys' half of (…, 2 width) by one zero column per head, for the bias."""
-        keys = joined[..., : self.width].reshape(*joined.shape[:-1], self.heads, self.head)
-        wide = np.pad(keys, [(0, 0)] * (keys.ndim - 1) + [(0, 1)])
-        flat = wide.reshape(*joined.shape[:-1], self.heads * (self.head + 1))
-        return np.concatenate([flat, joined[..., self.width :]], axis=-1)
-
-
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy()
-
-
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """History as the graph sees it: items, feedback and records by depth."""
+    """History as the graph sees it."""
 
     items: str  # (batch, R)
     feedback: str  # (batch, R, tasks)
-    records: tuple[str, ...]  # depth 1 …: (batch, R, width)
+    records: str | None  # of depth 1 …: (batch, R, depth - 1, width)
 
 
-def _rank(w: _Weights, g: GraphBuilder) -> GraphBuilder:
+def _rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     candidates = g.input("candidates", "int64", "batch", "candidates")
     timestamp = g.input("timestamp", "int64", "batch")
     past, times = _past(w, g)
     gap = g.add("Sub", g.add("Unsqueeze", timestamp, g.ints(1)), times)
-    bucket = _bucket(g, gap)  # (batch, R)
-    batch = g.add("Shape", timestamp)
-    # From here the candidates of all requests are one matrix; attention takes them apart.
-    flat = g.add("Reshape", candidates, g.ints(-1))
-    start = g.add("Gather", g.floats(w.embedding), flat)  # (batch C, width)
-    logits = g.add("Gather", g.floats(w.item_bias), flat)
+    # From here the candidates of all requests are one list; attention takes them apart.
+    asked = g.add("Reshape", candidates, g.ints(-1))
+    start = g.add("Gather", g.floats(w.embedding), asked)  # (batch C, width)
     stream, outputs = start, _normalised(w, g, start)
-    known = (g.add("Gather", g.floats(w.embedding), past.items), *past.records)
-    fed = _Fed.of(w, g, past)
-    rows = g.add("Concat", batch, g.ints(-1, w.heads * (w.head + 1)), axis=0)
-    nulls = g.add("Concat", batch, g.ints(1, w.width * 2 + w.heads), axis=0)
-    for depth in range(w.spec.depth):
-        weight, states = (w.ones_column(part) for part in w.history(depth))
-        tokens = fed.tokens(w, g, depth, known[depth], weight, states)
-        bias = np.zeros((len(w.gaps(depth)), w.heads, w.head + 1), np.float32)
-        bias[:, :, -1] = w.gaps(depth)
-        gaps = np.pad(bias.reshape(len(bias), -1), ((0, 0), (0, w.width)))
-        tokens = g.add("Add", tokens, g.add("Gather", g.floats(gaps), bucket))
-        null = g.add("Expand", g.floats(w.ones_column(w.null(depth))), nulls)
-        keys, values = g.split(
-            "Split",
-            2,
-            g.add("Concat", null, tokens, axis=1),
-            g.ints(w.width + w.heads, w.width),
-            axis=2,
-        )
-        query, query_bias = w.query(depth)
-        wide = w.ones_column(np.pad(query, ((0, 0), (0, w.width))))[:, : w.width + w.heads]
-        one = np.ones((w.heads, w.head + 1), np.float32)
-        one[:, :-1] = query_bias.reshape(w.heads, w.head)
-        queries = g.add("Gemm", outputs, g.floats(wide), g.floats(one.reshape(-1)))
+    rows = g.add("Concat", g.add("Shape", timestamp), g.ints(-1, w.wide), axis=0)
+    layers = []
+    for depth, (keys, values) in enumerate(_memories(w, g, past, _bucket(g, gap))):
+        queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
         found = g.add(
             "Attention",
             g.add("Reshape", queries, rows),
@@ -145,17 +74,92 @@ def _rank(w: _Weights, g: GraphBuilder) -> GraphBuilder:
         found = g.add("Reshape", found, g.ints(-1, w.width))
         stream = _mix(w, g, depth, stream, found)
         outputs = _normalised(w, g, stream)
-        logits = g.add("Gemm", outputs, g.floats(_array(w.model.heads[depth])), logits)
-        logits = g.add("Gemm", found, g.floats(_array(w.model.lean[depth])), logits)
-        matched = g.add("Mul", start, found)
-        logits = g.add("Gemm", matched, g.floats(_array(w.model.match[depth])), logits)
+        layers.append((found, outputs))
+    logits = g.add("Gather", g.floats(w.item_bias.T), asked, axis=1)  # (tasks, batch C)
+    for depth, (found, outputs) in enumerate(layers):
+        logits = _read_out(w, g, depth, logits, start, found, outputs)
     shape = g.add("Concat", g.add("Shape", candidates), g.ints(w.tasks), axis=0)
-    scores = g.add("Sigmoid", g.add("Reshape", logits, shape))
+    scores = g.add("Sigmoid", g.add("Reshape", g.add("Transpose", logits), shape))
     g.output(scores, "scores", "float32", "batch", "candidates", w.tasks)
     return g
 
 
-def _append(w: _Weights, g: GraphBuilder) -> GraphBuilder:
+def _read_out(
+    w: GraphWeights,
+    g: GraphBuilder,
+    depth: int,
+    logits: str,
+    start: str,
+    found: str,
+    outputs: str,
+) -> str:
+    """`logits` (tasks, N) and one layer's share, read from (N, width).
+
+    The tasks come first, because a single row by a matrix is what the runtime has a kernel for.
+    Written after all layers, these nodes run each as soon as its layer is done.
+    """
+    matched = g.add("Mul", start, found)
+    model = w.model
+    for seen, weights in ((outputs, model.heads), (found, model.lean), (matched, model.match)):
+        logits = g.add("Gemm", g.floats(as_array(weights[depth]).T), seen, logits, transB=1)
+    return logits
+
+
+def _memories(
+    w: GraphWeights, g: GraphBuilder, past: _Past, bucket: str
+) -> Iterable[tuple[str, str]]:
+    """What each layer attends to: wide keys (batch, S, wide) and values (batch, S, width).
+
+    S is a whole number of vectors: masked tokens, the null token, and history.
+    """
+    depth = w.spec.depth
+    if not depth:
+        return ()
+    items = g.add("Reshape", past.items, g.ints(-1))  # (N,) of all requests
+    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
+    if past.records is not None:
+        cached = g.add("Reshape", past.records, g.ints(-1, w.spec.cached_depths, w.width))
+        cached = g.add("Transpose", cached, perm=[1, 0, 2])
+        known = g.add("Concat", known, cached, axis=0)  # (depth, N, width)
+    fed = _Fed.of(w, g, items, past.feedback)
+    timed = g.add("Mul", g.add("Reshape", bucket, g.ints(-1)), g.constant(3, "int32"))
+    states = (g.add("Add", timed, fed.states[0]), *fed.states[1:])
+    keys = g.add("MatMul", known, g.floats(w.widened(w.key)))
+    keys = _moved(g, keys, w.timed_key_states(), states)
+    values = fed.values(w, g, slice(0, depth), known)
+
+    batch = g.add("Shape", past.items, end=1)
+    each = g.add("Concat", g.ints(1), batch, g.ints(1, 1), axis=0)
+    all_layers = g.add("Mul", batch, g.ints(depth))
+    # Of `VECTOR` leading tokens as many as make history and the null token whole vectors.
+    first = g.add("Mod", g.add("Shape", past.items, start=1), g.ints(VECTOR))
+
+    def by_layer(leading: Array, tokens: str) -> Sequence[str]:
+        shape = g.add("Concat", all_layers, g.ints(-1, leading.shape[-1]), axis=0)
+        before = g.add("Slice", g.floats(leading[:, None]), first, g.ints(VECTOR), g.ints(2))
+        before = g.add("Reshape", g.add("Expand", before, each), shape)
+        joined = g.add("Concat", before, g.add("Reshape", tokens, shape), axis=1)
+        return _parts(g, depth, joined, axis=0)
+
+    leading_keys, leading_values = w.leading(VECTOR)
+    return zip(by_layer(leading_keys, keys), by_layer(leading_values, values), strict=True)
+
+
+def _parts(g: GraphBuilder, count: int, tensor: str, axis: int) -> Sequence[str]:
+    """Equal parts along an axis."""
+    if count == 1:
+        return (tensor,)
+    return g.split("Split", count, tensor, axis=axis, num_outputs=count)
+
+
+def _moved(g: GraphBuilder, tokens: str, tables: Iterable[Array], rows: Iterable[str]) -> str:
+    """Tokens (layers, N, columns) plus a row of every table (layers, rows, columns)."""
+    for table, row in zip(tables, rows, strict=True):
+        tokens = g.add("Add", tokens, g.add("Gather", g.floats(table), row, axis=1))
+    return tokens
+
+
+def _append(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     past, times = _past(w, g)
     items = g.input("new_items", "int64", "batch", "events")
     timestamps = g.input("new_timestamps", "int64", "batch", "events")
@@ -168,34 +172,40 @@ def _append(w: _Weights, g: GraphBuilder) -> GraphBuilder:
     return _records(w, g, joined, g.add("Concat", times, timestamps, axis=1), items, timestamps)
 
 
-def _encode(w: _Weights, g: GraphBuilder) -> GraphBuilder:
+def _encode(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     items = g.input("items", "int64", "batch", "events")
     timestamps = g.input("timestamps", "int64", "batch", "events")
     feedback = g.input("feedback", "int8", "batch", "events", w.tasks)
-    return _records(w, g, _Past(items, feedback, ()), timestamps, items, timestamps)
+    return _records(w, g, _Past(items, feedback, None), timestamps, items, timestamps)
 
 
 def _records(
-    w: _Weights, g: GraphBuilder, seen: _Past, times: str, items: str, timestamps: str
+    w: GraphWeights, g: GraphBuilder, seen: _Past, times: str, items: str, timestamps: str
 ) -> GraphBuilder:
     """Records of the new events among all those seen: cached ones first, then the new."""
     biases = _window_biases(w, g, times, timestamps)
     start = g.add("Gather", g.floats(w.embedding), items)  # (batch, T, width)
     known = g.add("Gather", g.floats(w.embedding), seen.items)  # (batch, R + T, width)
-    fed = _Fed.of(w, g, seen)
+    fed = _Fed.of(w, g, g.add("Reshape", seen.items, g.ints(-1)), seen.feedback)
+    cached = _by_depth(w, g, seen.records)
     stream, outputs = start, _normalised(w, g, start)
     batch = g.add("Shape", items, end=1)
-    nulls = g.add("Concat", batch, g.ints(1, w.width * 2), axis=0)
+    rows = g.add("Concat", batch, g.ints(-1, w.width), axis=0)
+    nulls = g.add("Concat", batch, g.ints(1, w.width), axis=0)
     records = []
     for depth in range(w.spec.cached_depths):
-        tokens = fed.tokens(w, g, depth, known, *w.history(depth))
-        null = g.add("Expand", g.floats(w.null(depth)), nulls)
-        keys, values = g.split(
-            "Split",
-            2,
-            g.add("Concat", null, tokens, axis=1),
-            g.ints(w.width, w.width),
-            axis=2,
+        flat = g.add("Reshape", known, g.ints(1, -1, w.width))
+        layer = slice(depth, depth + 1)
+        keys = fed.keys(w, g, layer, flat)
+        values = fed.values(w, g, layer, flat)
+        keys, values = (
+            g.add(
+                "Concat",
+                g.add("Expand", g.floats(null[depth]), nulls),
+                g.add("Reshape", tokens, rows),
+                axis=1,
+            )
+            for null, tokens in ((w.null_key, keys), (w.null_value, values))
         )
         query, query_bias = w.query(depth)
         queries = g.add("MatMul", outputs, g.floats(query))
@@ -212,15 +222,14 @@ def _records(
         stream = _unflattened(w, g, depth, stream, found)
         outputs = _normalised(w, g, stream)
         records.append(g.add("Unsqueeze", outputs, g.ints(2)))
-        cached = seen.records[depth : depth + 1]
-        known = g.add("Concat", *cached, outputs, axis=1)
+        known = g.add("Concat", *cached[depth : depth + 1], outputs, axis=1)
     if records:
         joined = g.add("Concat", *records, axis=2)  # (batch, T, depth - 1, width)
         _write_row(w, g, joined)
     return g
 
 
-def _unflattened(w: _Weights, g: GraphBuilder, depth: int, stream: str, found: str) -> str:
+def _unflattened(w: GraphWeights, g: GraphBuilder, depth: int, stream: str, found: str) -> str:
     """`_mix` for (batch, T, width)."""
     shape = g.add("Shape", stream)
     flat = g.ints(-1, w.width)
@@ -228,74 +237,65 @@ def _unflattened(w: _Weights, g: GraphBuilder, depth: int, stream: str, found: s
     return g.add("Reshape", mixed, shape)
 
 
-def _mix(w: _Weights, g: GraphBuilder, depth: int, stream: str, found: str) -> str:
+def _mix(w: GraphWeights, g: GraphBuilder, depth: int, stream: str, found: str) -> str:
     """`TargetAttention.mix` for (N, width)."""
     layer = w.model.layers[depth]
-    hidden = g.add("Gemm", found, g.floats(_array(layer.out.weight).T), stream)
+    hidden = g.add("Gemm", found, g.floats(as_array(layer.out.weight).T), stream)
     inner = g.add(
         "Gemm",
         _normalised(w, g, hidden),
-        g.floats(_array(layer.expand.weight).T),
-        g.floats(_array(layer.expand.bias)),
+        g.floats(as_array(layer.expand.weight).T),
+        g.floats(as_array(layer.expand.bias)),
     )
-    return g.add("Gemm", g.add("Relu", inner), g.floats(_array(layer.contract.weight).T), hidden)
+    return g.add("Gemm", g.add("Relu", inner), g.floats(as_array(layer.contract.weight).T), hidden)
 
 
-def _normalised(w: _Weights, g: GraphBuilder, x: str) -> str:
+def _normalised(w: GraphWeights, g: GraphBuilder, x: str) -> str:
     return g.add("RMSNormalization", x, g.floats(np.ones(w.width)), axis=-1, epsilon=1e-6)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fed:
-    """Feedback of history tokens, ready to be joined with records of any depth."""
+    """Feedback of N history tokens, ready to be joined with their records of any layers."""
 
-    label: str  # (batch, R, tasks)
-    is_unknown: str  # (batch, R, tasks)
-    prior: str  # (batch, R, tasks)
-    states: tuple[str, ...]  # per task (batch, R): row of the state table
+    label: str  # (N, tasks)
+    is_unknown: str  # (N, tasks)
+    prior: str  # (N, tasks)
+    states: Sequence[str]  # per task (N,): 0 unknown, 1 for label 0, 2 for label 1
 
     @classmethod
-    def of(cls, w: _Weights, g: GraphBuilder, past: _Past) -> _Fed:
-        label = g.add("Cast", past.feedback, to=onnx.TensorProto.FLOAT)
+    def of(cls, w: GraphWeights, g: GraphBuilder, items: str, feedback: str) -> _Fed:
+        """Of items (N,), and feedback of as many events in any shape that ends with the tasks."""
+        feedback = g.add("Reshape", feedback, g.ints(-1, w.tasks))
+        label = g.add("Cast", feedback, to=onnx.TensorProto.FLOAT)
         logit = np.log(w.expectation / (1 - w.expectation))
-        # Each task has three rows of its own: unknown, 0, 1.
-        places = g.ints(*(3 * task + 1 for task in range(w.tasks)))
-        state = g.add("Add", g.add("Cast", past.feedback, to=onnx.TensorProto.INT64), places)
-        parts = (
-            [state]
-            if w.tasks == 1
-            else g.split("Split", w.tasks, state, axis=2, num_outputs=w.tasks)
-        )
+        state = g.add("Cast", feedback, to=onnx.TensorProto.INT32)
+        states = _parts(g, w.tasks, g.add("Add", state, g.constant(1, "int32")), axis=1)
         return cls(
             label,
             g.add("Less", label, g.floats(0.0)),
-            g.add("Gather", g.floats(logit), past.items),
-            tuple(g.add("Squeeze", part, g.ints(2)) for part in parts),
+            g.add("Gather", g.floats(logit), items),
+            tuple(g.add("Squeeze", part, g.ints(1)) for part in states),
         )
 
-    def tokens(
-        self, w: _Weights, g: GraphBuilder, depth: int, records: str, weight: Array, states: Array
-    ) -> str:
-        """Keys and values of one layer, side by side: (batch, R, columns of `weight`)."""
-        foresight = g.floats(_array(w.model.layers[depth].foresight))
-        expected = g.add("Add", g.add("MatMul", records, foresight), self.prior)
-        missed = g.add("Sub", self.label, g.add("Sigmoid", expected))
+    def keys(self, w: GraphWeights, g: GraphBuilder, layers: slice, records: str) -> str:
+        """Of records (layers, N, width), in the same shape."""
+        keys = g.add("MatMul", records, g.floats(w.key[layers]))
+        return _moved(g, keys, np.moveaxis(w.key_states[layers], 1, 0), self.states)
+
+    def values(self, w: GraphWeights, g: GraphBuilder, layers: slice, records: str) -> str:
+        """Of records (layers, N, width), in the same shape."""
+        foresight = g.add("MatMul", records, g.floats(w.foresight[layers]))
+        expected = g.add("Sigmoid", g.add("Add", foresight, self.prior))
+        missed = g.add("Sub", self.label, expected)
         residual = g.add("Where", self.is_unknown, g.floats(0.0), missed)
-        parts = (
-            [residual]
-            if w.tasks == 1
-            else g.split("Split", w.tasks, residual, axis=2, num_outputs=w.tasks)
-        )
-        scaled = [g.add("Mul", records, part) for part in parts]
+        scaled = [g.add("Mul", records, part) for part in _parts(g, w.tasks, residual, axis=2)]
         joined = g.add("Concat", records, *scaled, residual, axis=2)
-        tokens = g.add("MatMul", joined, g.floats(weight))
-        table = g.floats(states.reshape(-1, states.shape[-1]))
-        for state in self.states:
-            tokens = g.add("Add", tokens, g.add("Gather", table, state))
-        return tokens
+        values = g.add("MatMul", joined, g.floats(w.value[layers]))
+        return _moved(g, values, np.moveaxis(w.value_states[layers], 1, 0), self.states)
 
 
-def _past(w: _Weights, g: GraphBuilder) -> tuple[_Past, str]:
+def _past(w: GraphWeights, g: GraphBuilder) -> tuple[_Past, str]:
     """The inputs that describe cached history, and their times."""
     items = g.input("items", "int64", "batch", "records")
     timestamps = g.input("timestamps", "int64", "batch", "records")
@@ -303,29 +303,33 @@ def _past(w: _Weights, g: GraphBuilder) -> tuple[_Past, str]:
     return _Past(items, feedback, _read_row(w, g)), timestamps
 
 
-def _read_row(w: _Weights, g: GraphBuilder) -> tuple[str, ...]:
-    """Cached records by depth, in float32: each (batch, R, width)."""
+def _read_row(w: GraphWeights, g: GraphBuilder) -> str | None:
+    """Cached records in float32: (batch, R, depth - 1, width)."""
     names = w.spec.row.names or ()
     ports = [
         g.input(name, w.spec.row[name].base.name, "batch", "records", *w.spec.row[name].shape)
         for name in names
     ]
     if not ports:
-        return ()
+        return None
     records = ports[0]
     if w.spec.cache_dtype != "float32":
         records = g.add("Cast", records, to=onnx.TensorProto.FLOAT)
     if w.spec.cache_dtype == "int8":
         scales = g.add("Cast", ports[1], to=onnx.TensorProto.FLOAT)
         records = g.add("Mul", records, g.add("Unsqueeze", scales, g.ints(3)))
-    depths = w.spec.cached_depths
-    if depths == 1:
-        return (g.add("Squeeze", records, g.ints(2)),)
-    parts = g.split("Split", depths, records, axis=2, num_outputs=depths)
+    return records
+
+
+def _by_depth(w: GraphWeights, g: GraphBuilder, records: str | None) -> tuple[str, ...]:
+    """Each (batch, R, width)."""
+    if records is None:
+        return ()
+    parts = _parts(g, w.spec.cached_depths, records, axis=2)
     return tuple(g.add("Squeeze", part, g.ints(2)) for part in parts)
 
 
-def _write_row(w: _Weights, g: GraphBuilder, records: str) -> None:
+def _write_row(w: GraphWeights, g: GraphBuilder, records: str) -> None:
     """Names the outputs as the cache's row has them; int8 with one scale per record."""
     axes = ("batch", "events", w.spec.cached_depths)
     if w.spec.cache_dtype == "float32":
@@ -347,23 +351,23 @@ def _write_row(w: _Weights, g: GraphBuilder, records: str) -> None:
 
 
 def _bucket(g: GraphBuilder, gap_s: str) -> str:
-    """How many edges lie at or below each gap, as an index.
+    """How many edges lie at or below each gap, as an index: 0 for the future, 1 for 0 seconds.
 
-    Counted by a matrix product: the runtime's ReduceSum fails on an empty history.
+    By a logarithm, because comparing with every edge costs 32 times as much. It is exact: three
+    quarters of a second later no whole gap is near a power of two, where a logarithm's rounding
+    would decide, and doubles tell them apart.
     """
-    reached = g.add(
-        "GreaterOrEqual",
-        g.add("Unsqueeze", gap_s, g.ints(-1)),
-        g.constant(TIME_GAP_EDGES_S, "int64"),
-    )
-    ones = g.floats(np.ones((len(TIME_GAP_EDGES_S), 1)))
-    counted = g.add("MatMul", g.add("Cast", reached, to=onnx.TensorProto.FLOAT), ones)
-    counted = g.add("Squeeze", counted, g.ints(-1))
-    return g.add("Cast", counted, to=onnx.TensorProto.INT32)
+    latest = TIME_GAP_EDGES_S[-1] + 0.75
+    seconds = g.add("Add", g.add("Cast", gap_s, to=onnx.TensorProto.DOUBLE), g.doubles(0.75))
+    seconds = g.add("Clip", seconds, g.doubles(0.3), g.doubles(latest))
+    power = g.add("Mul", g.add("Log", seconds), g.doubles(1 / math.log(2)))
+    return g.add("Cast", g.add("Add", power, g.doubles(2.0)), to=onnx.TensorProto.INT32)
 
 
-def _window_biases(w: _Weights, g: GraphBuilder, times: str, timestamps: str) -> tuple[str, ...]:
+def _window_biases(w: GraphWeights, g: GraphBuilder, times: str, timestamps: str) -> Sequence[str]:
     """Per layer the bias of each (new event, null or seen event): (batch, heads, T, 1 + R + T)."""
+    if not w.spec.cached_depths:
+        return ()
     gap = g.add(
         "Sub", g.add("Unsqueeze", timestamps, g.ints(2)), g.add("Unsqueeze", times, g.ints(1))
     )
@@ -374,12 +378,11 @@ def _window_biases(w: _Weights, g: GraphBuilder, times: str, timestamps: str) ->
     own = g.add("Unsqueeze", g.add("Range", g.add("Sub", seen, new), seen, one), g.ints(1))
     oldest = g.add("Sub", own, g.constant(w.spec.window, "int64"))
     inside = g.add("And", g.add("Less", position, own), g.add("GreaterOrEqual", position, oldest))
-    # Outside the window counts as the future: bucket 0.
+    # Outside the window counts as the future: bucket 0. The null key has one of its own.
+    gaps = np.concatenate([w.gaps(depth) for depth in range(w.spec.cached_depths)], axis=1)
+    table = np.pad(gaps, [(0, 1), (0, 0)])
     bucket = g.add("Where", inside, _bucket(g, gap), g.constant(0, "int32"))
-    pads = g.ints(0, 0, 0, 1, 0, 0, 0, 0)  # the null key is never hidden
-    found = []
-    for depth in range(w.spec.cached_depths):
-        bias = g.add("Gather", g.floats(w.gaps(depth).T), bucket, axis=1)  # (heads, batch, T, R+T)
-        bias = g.add("Transpose", bias, perm=[1, 0, 2, 3])
-        found.append(g.add("Pad", bias, pads))
-    return tuple(found)
+    bucket = g.add("Pad", bucket, g.ints(0, 0, 1, 0, 0, 0), g.constant(len(gaps), "int32"))
+    # One row for all layers and heads, because a look-up costs the same whatever its length.
+    bias = g.add("Transpose", g.add("Gather", g.floats(table), bucket), perm=[0, 3, 1, 2])
+    return _parts(g, w.spec.cached_depths, bias, axis=1)

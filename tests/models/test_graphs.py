@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.marm_graphs import build_graphs
-from models.spec import Spec
+from models.graph import GraphBuilder
+from models.marm_graphs import VECTOR, _bucket, build_graphs
+from models.spec import TIME_GAP_EDGES_S, Spec
 from tests.models.graphs import (
     ITEMS,
+    WIDTH,
     Timelines,
     cached,
     encoded,
@@ -63,6 +65,43 @@ def test_graphs_equal_pytorch(spec: Spec, count: int, seed: int) -> None:
     feed = {**asked, **whole[seen].feed(), **rows_feed(spec, rows, seen)}
     (scores,) = run(sessions(spec)["rank"], feed)
     expected = sigmoid(cached(model, whole[seen], exact[:, seen], CANDIDATES, now))
+    assert np.abs(scores[0] - expected).max() <= EXPORTED
+
+
+def test_gaps_fall_into_their_buckets() -> None:
+    """The graph's logarithm decides as the edges do, on both sides of every one of them."""
+    edges = np.array(TIME_GAP_EDGES_S)
+    far = np.array([-(2**62), -(2**33), 2**31, 2**33, 2**62])
+    gaps = np.concatenate([edges - 1, edges, edges + 1, far, np.arange(-5, 70_000)])
+    g = GraphBuilder()
+    g.output(_bucket(g, g.input("gaps", "int64", "events")), "buckets", "int32", "events")
+    (found,) = run(session(g.build("buckets.onnx")[0]), {"gaps": gaps})
+    assert (found == np.searchsorted(edges, gaps, side="right")).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, VECTOR - 1, VECTOR, VECTOR + 1, 2 * VECTOR + 1])
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+@pytest.mark.parametrize("cache_dtype", ["float32", "float16", "int8"])
+def test_any_length_of_history(count: int, heads: int, cache_dtype: str) -> None:
+    """The graph pads keys to whole vectors: with and without a rest it is the model's function."""
+    spec = Spec(
+        depth=3,
+        window=2 * VECTOR + 1,
+        width=WIDTH,
+        heads=heads,
+        tasks=("like", "share"),
+        fallback_rows=2,
+        cache_dtype=cache_dtype,
+    )
+    model, whole = model_of(spec), timelines(spec, count, seed=heads)
+    rows = encode(spec, whole) if count else empty_rows(spec)
+    records = rows[0].astype(np.float32)
+    if cache_dtype == "int8":
+        records = records * rows[1].astype(np.float32)[..., None]
+    asked = {"candidates": CANDIDATES[None], "timestamp": np.array([10**9])}
+    feed = {**asked, **whole.feed(), **rows_feed(spec, rows, slice(None))}
+    (scores,) = run(sessions(spec)["rank"], feed)
+    expected = sigmoid(cached(model, whole, records, CANDIDATES, 10**9))
     assert np.abs(scores[0] - expected).max() <= EXPORTED
 
 
@@ -135,7 +174,8 @@ def test_the_rank_graph_has_no_history_to_history_attention(depth: int, dtype: s
     shapes = [out.shape for out in run(session(every), feed)]
     assert len(shapes) > 20 * depth
     assert any(records in shape for shape in shapes)
-    assert not [shape for shape in shapes if sum(s in (records, records + 1) for s in shape) > 1]
+    seen = (records, records + 1, -(-(records + 1) // VECTOR) * VECTOR)
+    assert not [shape for shape in shapes if sum(s in seen for s in shape) > 1]
     assert not any(
         node.domain or node.op_type in ("Loop", "Scan", "If") for node in proto.graph.node
     )

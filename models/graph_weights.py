@@ -1,0 +1,93 @@
+"""GraphWeights: a model's weights as numpy arrays, in the shapes its graphs want them in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from models.attention import MASKED
+from models.marm import Marm
+
+Array = np.ndarray[Any, Any]
+
+
+class GraphWeights:
+    """The weights, those of the history side for all layers together, and the sizes.
+
+    Keys and queries come `wide` where the graph adds a bias to every score: one more column per
+    head, in which every query holds a 1 and every key its bias.
+    """
+
+    def __init__(self, model: Marm) -> None:
+        self.model = model
+        self.spec = model.spec
+        self.width = model.spec.width
+        self.heads = model.spec.heads
+        self.head = model.spec.width // model.spec.heads
+        self.wide = model.spec.width + model.spec.heads
+        self.tasks = len(model.spec.tasks)
+        self.embedding = as_array(model.embedding.weight)
+        self.item_bias = as_array(model.item_bias.weight)
+        self.expectation = as_array(model.expectation)
+        layers = model.layers
+        self.key = np.array([as_array(layer.key.weight).T for layer in layers])
+        self.value = np.array([as_array(layer.value.weight).T for layer in layers])
+        self.foresight = np.array([as_array(layer.foresight) for layer in layers])
+        # (depth, tasks, 3, width): what each state of feedback adds.
+        self.key_states = np.array([as_array(layer.feedback_key) for layer in layers])
+        self.value_states = np.array([as_array(layer.feedback_value) for layer in layers])
+        self.null_key = np.array([as_array(layer.null_key)[None] for layer in layers])
+        self.null_value = np.array([as_array(layer.null_value)[None] for layer in layers])
+
+    def query(self, depth: int) -> tuple[Array, Array]:
+        """Weight (width, width) and bias; scores come out divided by the root of the head size."""
+        layer = self.model.layers[depth]
+        scale = 1 / math.sqrt(self.head)
+        return as_array(layer.query.weight).T * scale, as_array(layer.query.bias) * scale
+
+    def wide_query(self, depth: int) -> tuple[Array, Array]:
+        """`query` for wide queries: (width, wide) and (wide,)."""
+        weight, bias = self.query(depth)
+        return self.widened(weight), self.widened(bias, 1.0)
+
+    def gaps(self, depth: int) -> Array:
+        """Bias by bucket and head: (buckets, heads); bucket 0, the future, is masked."""
+        bias = as_array(self.model.layers[depth].gap_bias)
+        if not self.spec.time_gap:
+            bias = np.zeros_like(bias)
+        return np.concatenate([np.full((1, self.heads), MASKED, np.float32), bias[1:]])
+
+    def timed_key_states(self) -> list[Array]:
+        """Per task what feedback adds to wide keys; the first task's with the gap's bias.
+
+        (depth, buckets * 3, wide), row 3 bucket + state, then (depth, 3, wide) for each other.
+        """
+        first, *others = np.moveaxis(self.widened(self.key_states), 1, 0)
+        gaps = np.array([self.gaps(depth) for depth in range(self.spec.depth)])
+        bias = self.widened(np.zeros((*gaps.shape[:2], self.width), np.float32), gaps[..., None])
+        both = bias[:, :, None] + first[:, None]
+        return [both.reshape(len(both), -1, self.wide), *others]
+
+    def leading(self, rows: int) -> tuple[Array, Array]:
+        """Wide keys and values that stand before history: masked ones, the null token last.
+
+        (depth, rows, wide) and (depth, rows, width).
+        """
+        nothing = np.zeros((self.spec.depth, rows - 1, self.width), np.float32)
+        keys = [self.widened(nothing, MASKED), self.widened(self.null_key)]
+        return np.concatenate(keys, axis=1), np.concatenate([nothing, self.null_value], axis=1)
+
+    def widened(self, keys: Array, bias: Array | float = 0.0) -> Array:
+        """Keys (…, width) with their bias, (…, heads, 1) or one for all: (…, wide)."""
+        by_head = keys.reshape(*keys.shape[:-1], self.heads, self.head)
+        column = np.broadcast_to(np.float32(bias), (*by_head.shape[:-1], 1))
+        wide = np.concatenate([by_head, column], axis=-1)
+        return wide.reshape(*keys.shape[:-1], self.wide)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The numbers of a parameter, not copied."""
+    return tensor.detach().numpy()
