@@ -53,7 +53,12 @@ def read(
         quarantined=answer.is_quarantined,
         keep=keep,
         limit=question.limit,
-        good_until_s=_good_until_s(head, rows, rows.valid[start:stop]),
+        good_from=int(timeline.timestamps[stop - 1]) if stop else 0,
+        good_until_s=(
+            _good_until_s(head, rows, rows.valid[start:stop])
+            if stop == len(timeline) and not answer.newer
+            else 0.0
+        ),
         layout=question.layout,
         seal=answer.seal,
         stored=Stored(
@@ -73,7 +78,7 @@ def read(
 
 
 def _good_until_s(head: Head | None, rows: _Rows, valid: Mask) -> float:
-    """When the first of what was read expires; at once where somebody may yet write a row."""
+    """When the first of what was read expires; 0 where somebody may yet write a row."""
     if head is None or not valid.all():
         return 0.0
     return min(rows.good_until_s, head.expires_at_s or math.inf)

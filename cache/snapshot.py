@@ -63,31 +63,27 @@ class Snapshot:
     keep: int
     limit: int
     """How many events were asked for."""
+    good_from: int
+    """The newest timestamp: a fetch up to any later one gives the same."""
     good_until_s: float
-    """Unix time at which the first of what was read expires."""
+    """Unix time until which it can be fetched again: when the first of what was read expires; 0 if
+    there are newer events, or rows that somebody may yet write."""
     layout: Layout | None = field(repr=False)
     seal: Seal = field(repr=False)
     stored: Stored = field(repr=False)
     skipped: int = field(default=0, repr=False)
     """Events of the stored tail before `timeline`."""
 
-    @property
-    def is_newest(self) -> bool:
-        """Whether there was nothing behind `timeline`."""
-        return not self.stored.newer and self.skipped + len(self.timeline) == len(
-            self.stored.timeline
-        )
-
     def would_answer(
         self, user_id: str, limit: int, upto: int | None, layout: Layout | None, now_s: float
     ) -> bool:
         """Whether such a fetch gives this very snapshot, unless the store has changed since."""
         return (
-            (self.user_id, self.limit, self.layout) == (user_id, limit, layout)
-            and self.version > 0
-            and self.is_newest
-            and (upto is None or not len(self.timeline) or upto >= self.timeline.timestamps[-1])
-            and now_s < self.good_until_s
+            now_s < self.good_until_s
+            and (upto is None or upto >= self.good_from)
+            and self.user_id == user_id
+            and self.limit == limit
+            and (self.layout is layout or self.layout == layout)
         )
 
     def merge(self, events: Sequence[Event]) -> Change:

@@ -90,11 +90,14 @@ class Lexicon:
         except (TypeError, OverflowError):
             return self._look_up_any(ids, ids)
         table = self._row_of_number
-        if not len(table) or numbers.min() < 0 or numbers.max() >= len(table):
+        # Negative ones are very large without their sign.
+        if np.maximum.reduce(numbers.view(np.uint64)) >= len(table):
             return self._look_up_any(ids, numbers)
         rows = table[numbers]
         return (
-            self._with_unknown(ids, numbers, rows) if rows.min() < 0 else Candidates(numbers, rows)
+            self._with_unknown(ids, numbers, rows)
+            if np.minimum.reduce(rows) < 0
+            else Candidates(numbers, rows)
         )
 
     def _look_up_any(

@@ -113,18 +113,18 @@ class Memories:
             snapshot = await self._fetch(question, model.spec.window, known)
             if request.min_version is not None and snapshot.version < request.min_version:
                 snapshot = await self._fetch(question, model.spec.window)
+            if known is not None and snapshot is known.snapshot:
+                return known.memory
             if not snapshot.valid.all() and not snapshot.complete:
                 snapshot = await self._fetch(question, model.spec.receptive_field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
-        if known is not None and snapshot is known.snapshot:
-            return known.memory
         degraded = [QUARANTINED] if snapshot.quarantined else []
         if not snapshot.version:
             self._near.drop(key)
             return nothing_known(model, "cold", degraded)
         memory = await self._remember_stored(question, snapshot, degraded)
-        if snapshot.good_until_s and snapshot.is_newest:
+        if snapshot.good_until_s:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
