@@ -1,14 +1,16 @@
 """What waits for the engine, and what runs next.
 
 There is no timer: an idle engine starts a job at once, a busy one leaves behind what has queued
-meanwhile, and the next batch is taken from that.
+meanwhile, and the next batch is taken from that. As soon as as much ranking waits as is running, it
+is handed over too, so that the engine need not wait for the event loop between two runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from time import perf_counter
 
@@ -63,17 +65,18 @@ class Batcher:
         self._on_batch = on_batch
         self._lanes: dict[Lane, deque[Job]] = {lane: deque() for lane in Lane}
         self._waiting_cost = 0
-        self._running: list[Job] = []
+        self._flights: deque[list[Job]] = deque()  # what runs, and at most one batch behind it
         self._closed = False
 
     def __repr__(self) -> str:
         waiting = sum(map(len, self._lanes.values()))
-        return f"<Batcher {waiting} waiting, {len(self._running)} running>"
+        running = sum(map(len, self._flights))
+        return f"<Batcher {waiting} waiting, {running} running>"
 
     @property
     def is_busy(self) -> bool:
         """Whether a job submitted now would have to wait."""
-        return bool(self._running)
+        return bool(self._flights)
 
     @property
     def waiting_cost(self) -> int:
@@ -81,7 +84,7 @@ class Batcher:
 
     def takes_at_once(self, job: Job) -> bool:
         """Whether `run` may be called: nothing runs or waits, and the job is short."""
-        return not self._running and not self._closed and job.cost <= self._lone_cost
+        return not self._flights and not self._closed and job.cost <= self._lone_cost
 
     def run(self, job: Job) -> dict[str, Array]:
         """Runs a job here and now, on the event loop: cheaper by two changes of thread.
@@ -90,7 +93,7 @@ class Batcher:
         """
         graph = self._engine.bundle.graphs[job.graph]
         began = perf_counter()
-        outputs = self._engine.run(job.graph, collate(graph, [job]))
+        outputs = self._engine.run(job.graph, collate(graph, [job], self._engine.buckets))
         job.run_s = perf_counter() - began
         if self._on_batch is not None:
             asyncio.get_running_loop().call_soon(self._on_batch, job.graph, 1, job.run_s)
@@ -107,8 +110,7 @@ class Batcher:
         job.queued_at = perf_counter()
         self._lanes[job.lane].append(job)
         self._waiting_cost += job.cost
-        if not self._running:
-            self._start_next()
+        self._fill()
         return await job.future
 
     async def close(self) -> None:
@@ -120,22 +122,29 @@ class Batcher:
                     job.future.set_exception(Overloaded("The engine is closing"))
             lane.clear()
         self._waiting_cost = 0
-        running = [job.future for job in self._running if job.future is not None]
+        running = [job.future for batch in self._flights for job in batch if job.future]
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _start_next(self) -> None:
-        now = perf_counter()
-        for lane in self._lanes.values():
-            self._drop_lost(lane, now)
-            if not lane:
-                continue
-            batch = next_batch(lane, most_cost=self._most_cost, most_waste=self._most_waste)
-            for job in batch:
-                lane.remove(job)
-                self._waiting_cost -= job.cost
-                job.queue_s = now - job.queued_at
-            self._run(batch)
-            return
+    def _fill(self) -> None:
+        """Gives the engine work if it has none, or a second batch if that is worth it."""
+        if not self._flights:
+            any(map(self._start_next, self._lanes.values()))
+        elif len(self._flights) == 1:
+            running, ranking = self._flights[0], self._lanes[Lane.RANK]
+            is_behind_others = running[0].lane is not Lane.RANK
+            if is_behind_others or _cost(ranking) >= _cost(running):
+                self._start_next(ranking)
+
+    def _start_next(self, lane: deque[Job]) -> bool:
+        self._drop_lost(lane, perf_counter())
+        if not lane:
+            return False
+        batch = next_batch(lane, most_cost=self._most_cost, most_waste=self._most_waste)
+        for job in batch:
+            lane.remove(job)
+            self._waiting_cost -= job.cost
+        self._run(batch)
+        return True
 
     def _drop_lost(self, lane: deque[Job], now: float) -> None:
         """Jobs nobody waits for, or that come too late, are not run."""
@@ -146,7 +155,7 @@ class Batcher:
                 job.future.set_exception(DeadlineExceeded())
 
     def _run(self, batch: list[Job]) -> None:
-        self._running = batch
+        self._flights.append(batch)
         loop = asyncio.get_running_loop()
         graph = self._engine.bundle.graphs[batch[0].graph]
 
@@ -156,12 +165,12 @@ class Batcher:
             loop.call_soon_threadsafe(self._finish, batch, outputs, run_s, error)
 
         try:
-            feed = collate(graph, batch)
+            feed = collate(graph, batch, self._engine.buckets)
         except Exception as error:
             # Only a bug can bring us here; it must not stop the queue.
             loop.call_soon(self._finish, batch, None, 0.0, error)
             return
-        self._engine.submit(batch[0].graph, feed, finished)
+        self._engine.submit(batch[0].graph, feed, finished, partial(_is_wanted, batch))
 
     def _finish(
         self,
@@ -170,8 +179,9 @@ class Batcher:
         run_s: float,
         error: Exception | None,
     ) -> None:
-        self._running = []
-        self._start_next()  # first of all the engine gets its next batch
+        self._flights.remove(batch)
+        self._fill()  # first of all the engine gets its next batch
+        now = perf_counter()
         graph = batch[0].graph
         if self._on_batch is not None:
             self._on_batch(graph, len(batch), run_s)
@@ -182,13 +192,23 @@ class Batcher:
             except Exception as bug:  # told to everyone who waits, and by them to the log
                 error = bug
         for place, job in enumerate(batch):
-            job.run_s = run_s
+            job.run_s, job.queue_s = run_s, max(0.0, now - job.queued_at - run_s)
             if job.future is None or job.future.done():
                 continue
             if parts is None:
-                job.future.set_exception(error or EngineFailed())
+                job.future.set_exception(error or DeadlineExceeded())
             else:
                 job.future.set_result(parts[place])
+
+
+def _cost(batch: Iterable[Job]) -> int:
+    return sum(job.cost for job in batch)
+
+
+def _is_wanted(batch: Iterable[Job]) -> bool:
+    """Whether anybody waits for it and will have it in time."""
+    now = perf_counter()
+    return any(not job.is_gone and not _is_late(job, now) for job in batch)
 
 
 def _is_late(job: Job, now: float) -> bool:

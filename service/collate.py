@@ -12,17 +12,24 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Graph, Port
+from service.buckets import Buckets
 from service.job import Array, Job
 
 NEVER = np.iinfo(np.int64).max
 
 
-def collate(graph: Graph, jobs: Sequence[Job]) -> dict[str, Array]:
-    """The feed of one run; a single job is neither padded nor copied."""
+def collate(graph: Graph, jobs: Sequence[Job], buckets: Buckets | None = None) -> dict[str, Array]:
+    """The feed of one run; without buckets a single job is neither padded nor copied."""
+    if buckets is not None:
+        return pad(graph, jobs, buckets.rounded({"batch": len(jobs), **merged_sizes(jobs)}))
     if len(jobs) == 1:
         feed = jobs[0].feed
         return {port.name: feed[port.name][np.newaxis] for port in graph.inputs}
-    sizes = merged_sizes(jobs)
+    return pad(graph, jobs, {"batch": len(jobs), **merged_sizes(jobs)})
+
+
+def pad(graph: Graph, jobs: Sequence[Job], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """The jobs' arrays in a feed of these sizes."""
     return {port.name: _stack(port, jobs, sizes) for port in graph.inputs}
 
 
@@ -40,11 +47,9 @@ def split(
 ) -> list[dict[str, Array]]:
     """Each job's part of a run's outputs, in the order of the jobs."""
     for port in graph.outputs:
-        if len(outputs[port.name]) != len(jobs):
+        if len(outputs[port.name]) < len(jobs):
             found = len(outputs[port.name])
             raise RuntimeError(f"{found} answers for {len(jobs)} jobs. This is a bug.")
-    if len(jobs) == 1:  # nothing was padded
-        return [{port.name: outputs[port.name][0] for port in graph.outputs}]
     return [
         {
             port.name: outputs[port.name][row][_own(port, job.sizes, outputs[port.name])]
@@ -55,11 +60,10 @@ def split(
 
 
 def _stack(port: Port, jobs: Sequence[Job], sizes: Mapping[str, int]) -> Array:
-    axes = port.axes[1:]
-    shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
+    shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
     first = jobs[0].feed[port.name]
-    pad: Any = NEVER if port.name == "timestamps" and "records" in axes else 0
-    stacked = np.full((len(jobs), *shape), pad, dtype=first.dtype)
+    pad: Any = NEVER if port.name == "timestamps" and "records" in port.axes else 0
+    stacked = np.full(shape, pad, dtype=first.dtype)
     for row, job in enumerate(jobs):
         place: tuple[Any, ...] = (row, *_own(port, job.sizes, stacked))
         stacked[place] = job.feed[port.name]

@@ -5,6 +5,7 @@ An `Engine` is made in the process that runs it: sessions do not survive a fork.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
+from service.bound import BoundRuns
+from service.buckets import Buckets
 from service.errors import EngineFailed, StartError
 
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Array]
 #: Outputs by name and the seconds the run took, or what went wrong.
 Finished = Callable[[dict[str, Array] | None, float, EngineFailed | None], None]
+IsWanted = Callable[[], bool]
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -29,14 +33,31 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+SWITCH_S = 2e-4
+"""How long another thread may keep the interpreter while a run waits to be handed over.
+
+Python's own 5 ms are several runs long.
+"""
+
+#: Where a provider computes; the others take and give host memory.
+DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}
 
 
 class Engine:
     """Runs a bundle's graphs; `submit` returns at once, `run` waits."""
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        threads: int = 1,
+        buckets: Buckets | None = None,
+    ) -> None:
         self.bundle = bundle
         self.provider = provider
+        #: What runs are padded to; with them, runs go through buffers that stay on the device.
+        self.buckets = buckets
         self.runs: Counter[str] = Counter()
         self._outputs = {
             name: [port.name for port in graph.outputs]
@@ -47,24 +68,35 @@ class Engine:
             name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
             for name in self._outputs
         }
-        self._work: SimpleQueue[tuple[str, Feed, Finished] | None] = SimpleQueue()
+        device = DEVICES.get(provider.lower(), "cpu")
+        self._bound = {
+            name: BoundRuns(session, bundle.graphs[name], device)
+            for name, session in self._sessions.items()
+            if buckets is not None
+        }
+        self._work: SimpleQueue[tuple[str, Feed, Finished, IsWanted] | None] = SimpleQueue()
+        sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._serve, name="marmot-engine", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
         return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
 
-    def submit(self, graph: str, feed: Feed, finished: Finished) -> None:
-        """Queues a run; `finished` is called from the engine's thread."""
-        self._work.put((graph, feed, finished))
+    def submit(self, graph: str, feed: Feed, finished: Finished, is_wanted: IsWanted) -> None:
+        """Queues a run; `finished` is called from the engine's thread.
+
+        A run that is not wanted any more when its turn comes is not made: it finishes with nothing.
+        """
+        self._work.put((graph, feed, finished, is_wanted))
 
     def run(self, graph: str, feed: Feed) -> dict[str, Array]:
         """Runs a graph on the caller's thread and returns its outputs by name."""
-        session = self._sessions[graph]
         names = self._outputs[graph]
         self.runs[graph] += 1
         try:
-            return dict(zip(names, session.run(names, feed), strict=True))
+            if self._bound:
+                return dict(zip(names, self._bound[graph].run(feed), strict=True))
+            return dict(zip(names, self._sessions[graph].run(names, feed), strict=True))
         except Exception as error:  # whatever the runtime throws, it is the runtime's failure
             raise EngineFailed(f"{graph}: the runtime refused a batch") from error
 
@@ -75,7 +107,10 @@ class Engine:
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
-            graph, feed, finished = item
+            graph, feed, finished, is_wanted = item
+            if not is_wanted():
+                finished(None, 0.0, None)
+                continue
             began = perf_counter()
             try:
                 outputs = self.run(graph, feed)

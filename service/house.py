@@ -11,6 +11,7 @@ from cache.errors import BadCacheUrl, CacheError, CacheMismatch
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
 from service.batcher import COST_PER_MS, Batcher
+from service.buckets import Buckets
 from service.chores import Chores
 from service.cpus import threads_for
 from service.drain import Drain
@@ -113,7 +114,15 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
     except BundleError as error:
         raise StartError(str(error)) from error
     threads = settings.threads or threads_for(settings.workers)
-    engine = Engine(bundle, provider=settings.provider, threads=threads)
+    has_buckets = settings.buckets == "on" or (
+        settings.buckets == "auto" and settings.provider.lower() != "cpu"
+    )
+    engine = Engine(
+        bundle,
+        provider=settings.provider,
+        threads=threads,
+        buckets=Buckets(bundle.spec.window) if has_buckets else None,
+    )
     stack.callback(engine.close)
     batcher = Batcher(
         engine,

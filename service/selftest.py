@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from models.spec import Spec
+from service.collate import pad
 from service.errors import StartError
 from service.features import History
 from service.job import Array, Job, Lane
@@ -21,7 +22,7 @@ CANDIDATES = 16
 
 
 async def warm_up(model: Model) -> None:
-    """Runs `rank.onnx` on the example that training wrote beside it."""
+    """Runs `rank.onnx` on the example that training wrote beside it, and once in every bucket."""
     example = model.bundle.example()
     ports = model.bundle.graphs["rank"].inputs
     missing = [port.name for port in ports if port.name not in example]
@@ -34,7 +35,11 @@ async def warm_up(model: Model) -> None:
         if isinstance(axis, str) and axis != "batch"
     }
     feed = {port.name: example[port.name][0] for port in ports}
-    await model.batcher.submit(Job("rank", feed, sizes, Lane.REBUILD))
+    job = Job("rank", feed, sizes, Lane.REBUILD)
+    await model.batcher.submit(job)
+    engine = model.engine
+    for shape in engine.buckets.shapes() if engine.buckets else ():
+        engine.run("rank", pad(model.bundle.graphs["rank"], [job], shape))
 
 
 async def self_test(model: Model) -> None:

@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256)
     provider: str = "cpu"
     threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")
+    buckets: Literal["auto", "on", "off"] = Field(
+        "auto", description="pad runs to few shapes, kept on the device; auto: not on the CPU"
+    )
     worker_metrics_dir: Path | None = None
 
     record_ttl_s: int = Field(30 * 86_400, ge=1)

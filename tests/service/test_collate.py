@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.bundle import Graph, Port
+from service.buckets import Buckets
 from service.collate import NEVER, collate, split
 from service.job import Job, cost_of
 
@@ -99,3 +102,30 @@ def test_cost_grows_with_candidates_and_records() -> None:
     assert cost_of({"candidates": 10, "records": 0}) > 0
     assert cost_of({"candidates": 10, "records": 9}) > cost_of({"candidates": 10, "records": 8})
     assert cost_of({"candidates": 11, "records": 9}) > cost_of({"candidates": 10, "records": 9})
+
+
+@given(st.lists(sizes, min_size=1, max_size=6))
+def test_buckets_change_nothing_but_the_padding(shapes: list[tuple[int, int]]) -> None:
+    """Every job gets its own part back from a run that was rounded up along every axis."""
+    buckets = Buckets(records=4, queries=(2, 4), batches=(1, 4))
+    jobs = [make_job(shape, seed) for seed, shape in enumerate(shapes)]
+    feed = collate(GRAPH, jobs, buckets)
+    batch, candidates, records, _ = feed["picked"].shape
+    assert (batch, candidates, records) in product((1, 4, 8), (2, 4, 8), (4, 8))
+    parts = split(GRAPH, jobs, outputs_of(feed))
+    assert len(parts) == len(jobs)
+    for job, part in zip(jobs, parts, strict=True):
+        assert part["scores"][:, 0].tolist() == job.feed["candidates"].tolist()
+        assert part["seen"].tolist() == job.feed["timestamps"].tolist()
+
+
+def test_every_bucket_is_its_own() -> None:
+    """Shapes that are warmed are those that runs have."""
+    buckets = Buckets(records=100)
+    shapes = list(buckets.shapes())
+    assert len(shapes) == len(buckets.batches) * len(buckets.queries)
+    assert all(buckets.rounded(shape) == shape for shape in shapes)
+    assert buckets.rounded({"candidates": 2049, "records": 0}) == {
+        "candidates": 4096,
+        "records": 100,
+    }

@@ -14,8 +14,10 @@ import pytest
 
 from models.bundle import Bundle, load_bundle
 from service.batcher import Batcher
+from service.buckets import Buckets
 from service.engine import PROVIDERS, Engine
 from service.errors import EngineFailed, StartError
+from service.job import Job
 from service.registry import Model
 from service.selftest import self_test, warm_up
 
@@ -39,7 +41,7 @@ def test_runs_are_counted_and_made_on_a_thread_of_their_own(engine: Engine) -> N
     def finished(*told: Any) -> None:
         ended.put((threading.current_thread(), *told))
 
-    engine.submit("rank", engine.bundle.example(), finished)
+    engine.submit("rank", engine.bundle.example(), finished, lambda: True)
     thread, outputs, run_s, error = ended.get(timeout=10)
     assert thread is not threading.current_thread()
     assert error is None
@@ -67,6 +69,42 @@ def test_an_example_may_be_tiled(engine: Engine) -> None:
         tiled[port.name] = np.tile(example[port.name], repeats)
     (many,) = engine.run("rank", tiled).values()
     assert np.abs(many - np.tile(once, (3, 3, 1))).max() <= 1e-5
+
+
+def test_bound_runs_equal_plain_ones(bundle: Bundle, engine: Engine) -> None:
+    """Buffers that stay on the device give the same outputs, which later runs leave alone."""
+    bound = Engine(bundle, buckets=Buckets(bundle.spec.window))
+    try:
+        example = bundle.example()
+        once = bound.run("rank", example)["scores"]
+        kept = once.copy()
+        moved = example | {"timestamp": example["timestamp"] + 100_000_000}
+        assert not np.array_equal(bound.run("rank", moved)["scores"], kept)
+        assert np.array_equal(once, kept)
+        assert np.array_equal(kept, engine.run("rank", example)["scores"])
+    finally:
+        bound.close()
+
+
+async def test_scores_do_not_feel_the_buckets(bundle: Bundle, engine: Engine) -> None:
+    """Padding to a bucket moves no score by more than 1e-5; every bucket is warmed before."""
+    bound = Engine(bundle, buckets=Buckets(bundle.spec.window, queries=(16, 64), batches=(1, 2)))
+    try:
+        plain, padded = (Model.of(bundle, each, Batcher(each)) for each in (engine, bound))
+        await warm_up(padded)
+        assert bound.runs["rank"] == 5
+        await self_test(padded)
+        example = bundle.example()
+        ports = bundle.graphs["rank"].inputs
+        feed = {port.name: example[port.name][0] for port in ports}
+        sizes = {"candidates": len(feed["candidates"]), "records": len(feed["items"])}
+        scores = [
+            (await model.batcher.submit(Job("rank", feed, sizes)))["scores"]
+            for model in (plain, padded)
+        ]
+        assert np.abs(scores[0] - scores[1]).max() <= 1e-5
+    finally:
+        bound.close()
 
 
 def test_a_provider_that_is_not_there_is_refused(bundle: Bundle) -> None:
