@@ -16,7 +16,6 @@ from rich.progress import Progress
 
 from loadtest.bench import Plan, Tick, measure
 from loadtest.bench_tables import sections_of
-from loadtest.peers.race import race
 from loadtest.processes import BenchError
 from loadtest.stores import Store
 from loadtest.tables import markdown, on_screen
@@ -88,7 +87,7 @@ def bench(
         seconds=seconds,
     )
     with _bar() as tick:
-        report = _run(race(plan, peers_dir, tick) if peers else measure(plan, tick))
+        report = _run(_race(plan, peers_dir, tick) if peers else measure(plan, tick))
     _show(report, as_markdown=as_markdown)
     if as_json:
         typer.echo(orjson.dumps(report))
@@ -105,6 +104,12 @@ def table(
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _failed(f"{file}: its last line is none of `marmot bench --json`") from error
     typer.echo(shown)
+
+
+async def _race(plan: Plan, folder: Path, tick: Tick) -> dict[str, Any]:
+    from loadtest.peers.race import race  # noqa: PLC0415  (brings the Redis client)
+
+    return await race(plan, folder, tick)
 
 
 @contextmanager

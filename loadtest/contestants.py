@@ -16,14 +16,14 @@ import orjson
 
 from loadtest import driver
 from loadtest.arrivals import Schedule
-from loadtest.client import Client, ClientError
+from loadtest.client import Client
 from loadtest.deck import Deck
 from loadtest.processes import BenchError, Helper, cpu_s, free_port, helper, running
 from loadtest.results import Result
 from loadtest.stores import Place
 from loadtest.traffic import Request
+from loadtest.waiting import until_answered
 
-START_S = 60.0
 FILL_S = 60.0
 
 
@@ -144,20 +144,7 @@ async def service_on(place: Place, bundle: Path) -> AsyncIterator[Service]:
         running(command, stderr=DEVNULL) as process,
         Client(f"http://127.0.0.1:{port}") as client,
     ):
-        await until_answered(client, "/health/ready", process, "`marmot serve` says why")
+        hint = "`marmot serve` says why"
+        await until_answered(lambda: client.get("/health/ready"), process, hint)
         async with helper("the stockroom", *stockroom) as stocked:
             yield Service(client, place, stocked, process)
-
-
-async def until_answered(client: Client, path: str, process: Process, hint: str) -> None:
-    """Returns when `path` is answered with 200; a process that ends before ends the bench."""
-    async with asyncio.timeout(START_S):
-        while True:
-            if process.returncode is not None:
-                raise BenchError(f"the service did not start: {hint}")
-            try:
-                if (await client.get(path)).status == 200:
-                    return
-            except ClientError:
-                pass
-            await asyncio.sleep(0.02)
