@@ -117,7 +117,9 @@ async def _open(plan: Plan, stack: AsyncExitStack) -> Contest:
         bundle = await untrained_bundle(Path(folder), plan.window)
     items = items_of(bundle)
     enter = stack.enter_async_context
-    places = [Place(plan.cache)] if plan.cache else [await enter(opened(s)) for s in plan.store.each]
+    places = (
+        [Place(plan.cache)] if plan.cache else [await enter(opened(s)) for s in plan.store.each]
+    )
     return Contest(
         plan,
         await enter(bare_graph(bundle)),

@@ -77,9 +77,7 @@ def bench(
         cache=cache,
         candidates=_numbers(candidates, "--candidates", least=1, most=100_000),
         records=_numbers(records, "--records", least=0, most=100_000),
-        hit_rates=[
-            percent / 100 for percent in _numbers(hit_rate, "--hit-rate", least=0, most=100)
-        ]
+        hit_rates=[percent / 100 for percent in _numbers(hit_rate, "--hit-rate", least=0, most=100)]
         if hit_rate
         else [],
         load=load,

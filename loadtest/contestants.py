@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -24,7 +25,7 @@ from loadtest.stores import Place
 from loadtest.traffic import Request
 from loadtest.waiting import until_answered
 
-FILL_S = 60.0
+FILL_S = 60.0  # for one user
 
 
 @dataclass(slots=True)
@@ -77,25 +78,33 @@ class Service:
         if not records:
             return
         await self.stock(deck.known_users, records)
-        async with asyncio.timeout(FILL_S):
-            for user in deck.known_users:
-                while (found := await self._cache_of(deck.of(user)))["state"] != "hit":
-                    await asyncio.sleep(0.001)  # they are stored after the answer
-                if found["records"] != records:
-                    raise BenchError(
-                        f"{records} records were wanted, the service has {found['records']}: "
-                        "its window is smaller; --window makes a bundle of another"
-                    )
+        for user in deck.known_users:
+            found = await self._until_hit(deck, user)
+            if found != records:
+                raise BenchError(
+                    f"{records} records were wanted, the service has {found}: "
+                    "its window is smaller; --window makes a bundle of another"
+                )
 
     async def fingerprint(self) -> str:
         answer = await self.client.get("/health/ready")
         return answer.headers.get(b"x-model-fingerprint", b"").decode("latin-1")
 
-    async def _cache_of(self, request: Request) -> dict[str, object]:
+    async def _until_hit(self, deck: Deck, user: str) -> int:
+        """Records of a user; the first answer builds them, and they are stored after it."""
+        give_up_s = time.monotonic() + FILL_S
+        while time.monotonic() < give_up_s:
+            found = await self._cache_of(deck.of(user))
+            if found["state"] == "hit":
+                return int(found["records"])
+            await asyncio.sleep(0.001)
+        raise BenchError(f"the service stored no records of {user} within {FILL_S:g} s")
+
+    async def _cache_of(self, request: Request) -> dict[str, Any]:
         answer = await self.client.post(request.path, request.body)
         if answer.status != 200:
             raise BenchError(f"the service does not rank: {answer.body.decode()}")
-        found: dict[str, object] = orjson.loads(answer.body)["cache"]
+        found: dict[str, Any] = orjson.loads(answer.body)["cache"]
         return found
 
 
@@ -118,9 +127,7 @@ def states_of(results: list[Result]) -> Counter[str]:
 
 def bare_graph(bundle: Path) -> AbstractAsyncContextManager[Helper]:
     """The bare `rank.onnx` loop."""
-    return helper(
-        "the bare loop", sys.executable, "-m", "service.bare", "--bundle", str(bundle)
-    )
+    return helper("the bare loop", sys.executable, "-m", "service.bare", "--bundle", str(bundle))
 
 
 def matrix_products() -> AbstractAsyncContextManager[Helper]:
@@ -129,8 +136,8 @@ def matrix_products() -> AbstractAsyncContextManager[Helper]:
 
 
 @asynccontextmanager
-async def service_on(place: Place, bundle: Path) -> AsyncIterator[Service]:
-    """One worker with one engine thread."""
+async def service_on(place: Place, bundle: Path, **settings: str) -> AsyncIterator[Service]:
+    """One worker with one engine thread; `settings` are its environment's."""
     port = free_port()
     command = [
         sys.executable, "-c", "import service.marmot; service.marmot.main()", "serve",
@@ -141,7 +148,7 @@ async def service_on(place: Place, bundle: Path) -> AsyncIterator[Service]:
         sys.executable, "-m", "service.bare_cache", "--bundle", str(bundle), "--cache", place.url,
     )  # fmt: skip
     async with (
-        running(command, stderr=DEVNULL) as process,
+        running(command, env=settings, stderr=DEVNULL) as process,
         Client(f"http://127.0.0.1:{port}") as client,
     ):
         hint = "`marmot serve` says why"

@@ -22,7 +22,7 @@ class Column:
 
     def cell(self, row: Report) -> str:
         value = row[self.key]
-        return "–" if value is None else format(value, self.form)
+        return "-" if value is None else format(value, self.form)
 
 
 @dataclass(frozen=True, slots=True)

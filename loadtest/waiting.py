@@ -13,9 +13,7 @@ START_S = 60.0
 AGAIN_S = 0.02
 
 
-async def until_answered(
-    ask: Callable[[], Awaitable[Answer]], process: Process, hint: str
-) -> None:
+async def until_answered(ask: Callable[[], Awaitable[Answer]], process: Process, hint: str) -> None:
     """Returns at the first 200; a process that ends before, or takes too long, ends the bench."""
     try:
         async with asyncio.timeout(START_S):

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
         candidates, records = question["candidates"], question["records"]
         feed = random_feed(bundle, candidates, records)
         answer = {
-            "took_s": turn(lambda feed=feed: engine.run("rank", feed), question["seconds"]),
+            "took_s": turn(partial(engine.run, "rank", feed), question["seconds"]),
             "flops": flops_of(bundle.spec, candidates, records),
         }
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -72,9 +73,9 @@ def flops_of(spec: Spec, candidates: int, records: int) -> int:
     target = (2 + 2 * EXPANSION) * width * width  # query, out, and the two products behind them
     attention = 2 * (records + 1) * width  # one key more than there are records: the null key
     readout = 3 * width * tasks
-    keys_and_values = ((1 + tasks) * width + tasks) * 2 * width
-    foresight = width * tasks
-    layer = candidates * (target + attention + readout) + records * (keys_and_values + foresight)
+    keys, values = width * width, ((1 + tasks) * width + tasks) * width
+    expected = width * tasks  # what each record foresaw of its own feedback
+    layer = candidates * (target + attention + readout) + records * (keys + values + expected)
     return 2 * spec.depth * layer
 
 

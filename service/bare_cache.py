@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +32,7 @@ from models.spec import Spec
 
 BEGAN_S = 1_000_000_000  # when the first event of every user was
 STEP_S = 1_000
+TIMEOUT_S = 30.0
 
 
 def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdin) -> None:
@@ -42,14 +43,13 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
     options = parser.parse_args(arguments)
     bundle = load_bundle(options.bundle)
     with asyncio.Runner() as runner:
-        keep = {"least_keep": bundle.spec.least_keep}
-        cache = runner.run(open_cache(options.cache, timeout_s=30.0, **keep))
+        least_keep = bundle.spec.least_keep
+        cache = runner.run(open_cache(options.cache, least_keep=least_keep, timeout_s=TIMEOUT_S))
         bare = BareCache(bundle, cache, options.cache)
         for line in questions:
             question = json.loads(line)
-            works = {"stock": bare.stock, "fetch": bare.fetch, "append": bare.append}
-            work = works.get(question.pop("work"), bare.size)
-            sys.stdout.write(json.dumps(runner.run(work(**question))) + "\n")
+            answer = runner.run(bare.answer(**question))
+            sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
         runner.run(cache.close())
 
@@ -63,6 +63,16 @@ class BareCache:
         self._url = url
         self._is_lmdb = url.startswith("lmdb:")
         self._users: dict[tuple[str, int], str] = {}
+
+    async def answer(self, work: str, **question: Any) -> dict[str, Any]:
+        """Does one of the things below."""
+        works: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "stock": self.stock,
+            "fetch": self.fetch,
+            "append": self.append,
+            "size": self.size,
+        }
+        return await works[work](**question)
 
     async def stock(self, users: list[str], events: int) -> dict[str, Any]:
         """Whatever was known of the users goes; they get a timeline, and no records."""
@@ -154,7 +164,7 @@ def _layout(spec: Spec, records: int) -> Layout:
     return Layout(name[:8] + name[-8:], spec.row, records)
 
 
-async def _turn(work: Callable[[], Any], seconds: float) -> list[float]:
+async def _turn(work: Callable[[], Awaitable[float]], seconds: float) -> list[float]:
     await work()
     took: list[float] = []
     end = perf_counter() + seconds

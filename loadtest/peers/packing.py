@@ -1,4 +1,4 @@
-"""What a peer knows of a user: the inputs of `rank.onnx` apart from the candidates, as one value."""
+"""What a peer knows of a user, as one value: the inputs of `rank.onnx` but the candidates."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Port = dict[str, Any]
 
 
 def key_of(user_id: str) -> str:
+    """The user's key in Redis."""
     return f"peer:{user_id}"
 
 

@@ -1,7 +1,8 @@
 """Marmot and the other servers, in turns: the same graph, the same Redis, the same candidates.
 
 A peer does the least that a ranking service does: one GET of a packed user, one run. Marmot
-reads its own records of as many events from the same Redis, and checks them.
+takes part twice: as it is, asking Redis whether what it remembers is still true, and without its
+near tier, so that it fetches as many records with every request as they do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from loadtest.traffic import Request
 
 USER = "peer"
 MARMOT = Peer("marmot", "/v1/rank")
+FAR = Peer("marmot without near tier", "/v1/rank")
 
 
 @dataclass(slots=True)
@@ -139,11 +141,13 @@ async def _racers(
         for peer in peers
     }
     await _check(clients, asked)
-    service = await enter(service_on(place, plan.bundle))
+    near = await enter(service_on(place, plan.bundle))
+    far = await enter(service_on(place, plan.bundle, MARMOT_NEAR_MIB="0"))
+    await near.fill(decks[0], records)
     racers = []
     for deck, size in zip(decks, plan.candidates, strict=True):
-        await service.fill(deck, records)
-        racers.append(Racer(MARMOT, service.client, size, deck.known()))
+        racers.append(Racer(MARMOT, near.client, size, deck.known()))
+        racers.append(Racer(FAR, far.client, size, deck.known()))
         racers += [
             Racer(peer, client, size, _asked(peer, deck)) for peer, client in clients.items()
         ]
@@ -162,7 +166,7 @@ async def _settings(plan: Plan, place: Place, folder: Path) -> dict[str, str]:
         await redis.set(key_of(USER), packed(feed, history_ports(bundle)))
     items = folder / "items.json"
     items.write_bytes(orjson.dumps(items_of(bundle)))
-    return {"PEER_BUNDLE": str(bundle), "PEER_ITEMS": str(items), "PEER_REDIS": place.url}
+    return {"PEER_BUNDLE": str(bundle.resolve()), "PEER_ITEMS": str(items), "PEER_REDIS": place.url}
 
 
 def _tiled(array: Any, axes: list[str | int], records: int) -> Any:

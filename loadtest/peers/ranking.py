@@ -44,13 +44,12 @@ class Ranking:
 
     def rank(self, user_id: str, candidates: Sequence[int | str]) -> list[float]:
         """Fetches and scores; waits for both."""
-        packed = self._redis.get(key_of(user_id))
-        if not isinstance(packed, bytes):
-            raise LookupError(f"Nothing is known of the user {user_id}.")
-        return self.score(packed, candidates)
+        return self.score(self._redis.get(key_of(user_id)), candidates)
 
-    def score(self, packed: bytes, candidates: Sequence[int | str]) -> list[float]:
+    def score(self, packed: object, candidates: Sequence[int | str]) -> list[float]:
         """Probabilities of the first task, in the order of the candidates."""
+        if not isinstance(packed, bytes):
+            raise LookupError("Nothing is known of this user.")
         feed = unpacked(packed, self._ports)
         feed["candidates"] = np.array([[self._rows[item] for item in candidates]], np.int64)
         (scores,) = self._session.run(["scores"], feed)

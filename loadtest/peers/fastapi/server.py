@@ -1,4 +1,4 @@
-"""The control: FastAPI, one GET, ONNX Runtime on a thread of its own. What one would write first."""
+"""The control, what one would write first: FastAPI, one GET, ONNX Runtime on its own thread."""
 
 from __future__ import annotations
 

@@ -34,6 +34,6 @@ class Rank(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(
-        http_port=PORT, workers=1, enable_grpc=False, enable_latency_logging=False
-    ).start([Rank()])
+    ModelServer(http_port=PORT, workers=1, enable_grpc=False, enable_latency_logging=False).start(
+        [Rank()]
+    )
