@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.arrivals import poisson
+from loadtest.arrivals import Schedule, poisson
 from loadtest.cache_times import DTYPES, RECORDS, CacheTimes
 from loadtest.contestants import Service, bare_graph, matrix_products, service_on
 from loadtest.deck import Deck, Item, items_of
@@ -30,7 +30,6 @@ from loadtest.stores import Place, Store, opened
 from loadtest.untrained import untrained_bundle
 
 TURN_S = 0.25
-OPEN_EVERY = 4  # open loops have turns so much rarer and longer: a queue needs time to form
 SATURATED = 8  # connections
 GEMM = 1024
 
@@ -57,9 +56,6 @@ class Plan:
     @property
     def turn_s(self) -> float:
         return min(TURN_S, self.seconds)
-
-    def is_open_round(self, number: int) -> bool:
-        return number % OPEN_EVERY == OPEN_EVERY - 1 or number == self.rounds - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +104,12 @@ async def measure(plan: Plan, tick: Tick) -> dict[str, Any]:
             "shapes": [shape.report(max(gemm.values())) for shape in shapes],
             "cache": [time.report() for time in times],
         }
+
+
+def schedule_of(rate: float, seconds: float, seed: int) -> Schedule:
+    """Poisson arrivals of one turn; at least one, because of nobody there is nothing to say."""
+    schedule = poisson(rate, seconds, seed)
+    return schedule if schedule.size else np.zeros(1)
 
 
 async def _open(plan: Plan, stack: AsyncExitStack) -> Contest:
@@ -179,11 +181,9 @@ async def _turns(plan: Plan, shape: Shape, number: int) -> None:
     shape.cpu.add(service.cpu(), before)
     shape.saturated.add(await service.closed(seconds, SATURATED, deck.known(), state))
     shape.inline.add(await service.closed(seconds, 1, deck.inline(), "inline"))
-    if plan.is_open_round(number):
-        due_s = OPEN_EVERY * seconds
-        schedule = poisson(plan.load * shape.saturated.rps, due_s, seed=number)
-        shape.open.add(await service.open(schedule, deck.known(), state))
-        shape.open_s += due_s
+    schedule = schedule_of(plan.load * shape.saturated.rps, seconds, seed=number)
+    shape.open.add(await service.open(schedule, deck.known(), state))
+    shape.open_s += seconds
     for mix in shape.mixes:
         await _mixed(shape, mix, mix.one, 1, seconds)
         await _mixed(shape, mix, mix.saturated, SATURATED, seconds)

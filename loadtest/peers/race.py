@@ -21,8 +21,7 @@ import orjson
 from redis.asyncio import Redis
 
 from loadtest import driver
-from loadtest.arrivals import poisson
-from loadtest.bench import OPEN_EVERY, SATURATED, Plan, Tick
+from loadtest.bench import SATURATED, Plan, Tick, schedule_of
 from loadtest.client import Client
 from loadtest.contestants import service_on
 from loadtest.deck import Deck, items_of
@@ -58,7 +57,7 @@ class Racer:
 
     async def arrive(self, rate: float, seconds: float, seed: int) -> None:
         """A turn of an open loop."""
-        schedule = poisson(rate, seconds, seed)
+        schedule = schedule_of(rate, seconds, seed)
         run = driver.open_loop(self.client, schedule, self.requests, _nothing)
         self.open.add(self._checked(await run))
 
@@ -97,12 +96,9 @@ async def race(plan: Plan, folder: Path, tick: Tick) -> dict[str, Any]:
             for racer in racers:
                 await racer.closed(racer.one, 1, plan.turn_s)
                 await racer.closed(racer.saturated, SATURATED, plan.turn_s)
-            if plan.is_open_round(number):
-                rates = _rates(plan, racers)
-                for racer in racers:
-                    await racer.arrive(
-                        rates[racer.candidates], OPEN_EVERY * plan.turn_s, seed=number
-                    )
+            rates = _rates(plan, racers)
+            for racer in racers:
+                await racer.arrive(rates[racer.candidates], plan.turn_s, seed=number)
         return {
             "kind": "peers",
             "records": plan.records[0],

@@ -14,13 +14,20 @@ from loadtest.cli import app
 from loadtest.deck import USERS, Deck
 
 
-def test_one_run_compares_the_service_with_the_bare_graph(tiny_bundle: Path) -> None:
-    """Tables for people, then one line: every size on both stores, all of it positive."""
-    ended = _bench("--bundle", str(tiny_bundle), "--store", "both", "--hit-rate", "0,50,100")
+@pytest.fixture(scope="module")
+def both(tiny_bundle: Path) -> str:
+    """What one run on both stores says, as tables for a page and a line of JSON."""
+    ended = _bench(
+        "--bundle", str(tiny_bundle), "--store", "both", "--hit-rate", "0,50,100", "--markdown"
+    )
     assert ended.exit_code == 0, ended.output
-    *table, line = ended.stdout.splitlines()
-    assert any("5 x 8" in row for row in table)
-    report = json.loads(line)
+    said: str = ended.stdout.strip()
+    return said
+
+
+def test_one_run_compares_the_service_with_the_bare_graph(both: str) -> None:
+    """Every size on both stores, everything positive that can be read off a moment."""
+    report = json.loads(both.splitlines()[-1])
     assert report["kind"] == "bench"
     assert report["stores"] == ["lmdb", "redis"]
     assert report["gemm_gflops"] == max(report["gemm"].values()) > 0
@@ -38,11 +45,11 @@ def test_one_run_compares_the_service_with_the_bare_graph(tiny_bundle: Path) -> 
         assert shape["open_p99_ms"] >= shape["open_p50_ms"]
 
 
-def test_a_hit_rate_is_what_was_answered(tiny_bundle: Path) -> None:
+def test_a_hit_rate_is_what_was_answered(both: str) -> None:
     """Fresh users are rebuilt and known ones are not: the service's own answers say so."""
-    ended = _bench("--bundle", str(tiny_bundle), "--records", "8", "--hit-rate", "0,50,100")
-    assert ended.exit_code == 0, ended.output
-    for shape in json.loads(ended.stdout.splitlines()[-1])["shapes"]:
+    shapes = json.loads(both.splitlines()[-1])["shapes"]
+    assert not any(shape["hit_rates"] for shape in shapes if not shape["records"])
+    for shape in (shape for shape in shapes if shape["records"]):
         none, half, every = (mix["seen_hit_rate"] for mix in shape["hit_rates"])
         assert (none, every) == (0, 1)
         assert 0 < half < 1
@@ -73,16 +80,16 @@ def test_another_window(tmp_path: Path) -> None:
         "--hit-rate", "",
     )  # fmt: skip
     assert ended.exit_code == 0, ended.output
-    report = json.loads(ended.stdout.splitlines()[-1])
+    *table, line = ended.stdout.splitlines()
+    assert any("5 x 12" in row for row in table)
+    report = json.loads(line)
     assert report["window"] == 12
     assert [shape["records"] for shape in report["shapes"]] == [12]
 
 
-def test_markdown_now_and_later(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_markdown_now_and_later(both: str, tmp_path: Path) -> None:
     """The tables of a page are made by the run itself, or from the line it left."""
-    ended = _bench("--bundle", str(tiny_bundle), "--hit-rate", "50", "--markdown")
-    assert ended.exit_code == 0, ended.output
-    shown, _, line = ended.stdout.strip().rpartition("\n")
+    shown, _, line = both.rpartition("\n")
     assert "| store | candidates x records |" in shown
     assert "| lmdb | 5 x 8 |" in shown
     file = tmp_path / "bench.txt"
