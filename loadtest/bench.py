@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from loadtest.untrained import untrained_bundle
 TURN_S = 0.25
 SATURATED = 8  # connections
 GEMM = 1024
+CACHE_ROUNDS = 4  # at most: the cache alone needs no answer to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,18 @@ Tick = Callable[[int, int], None]
 async def measure(plan: Plan, tick: Tick) -> dict[str, Any]:
     """Everything `marmot bench` measures, `plan.seconds` of each contestant."""
     async with AsyncExitStack() as stack:
+        plan = await with_bundle(plan, stack)
         contest = await _open(plan, stack)
         shapes = await _shapes(contest)
         times = _cache_times(contest)
-        steps = plan.rounds + len(times)
+        cache_rounds = min(plan.rounds, CACHE_ROUNDS) if times else 0
         for number in range(plan.rounds):
-            tick(number, steps)
+            tick(number, plan.rounds + cache_rounds)
             await _round(contest, shapes, number)
-        for number, time in enumerate(times, plan.rounds):
-            tick(number, steps)
-            await time.turn(plan.turn_s)
+        for number in range(cache_rounds):
+            tick(plan.rounds + number, plan.rounds + cache_rounds)
+            for time in times:
+                await time.turn(plan.turn_s)
         gemm = {
             name: round(2 * GEMM**3 / float(np.median(took)) / 1e9, 2)
             for name, took in contest.gemm.items()
@@ -112,12 +115,16 @@ def schedule_of(rate: float, seconds: float, seed: int) -> Schedule:
     return schedule if schedule.size else np.zeros(1)
 
 
+async def with_bundle(plan: Plan, stack: AsyncExitStack) -> Plan:
+    """The plan with a bundle of the window that it asks for."""
+    if plan.window is None:
+        return plan
+    folder = stack.enter_context(TemporaryDirectory(prefix="marmot-bench-"))
+    return replace(plan, bundle=await untrained_bundle(Path(folder), plan.window))
+
+
 async def _open(plan: Plan, stack: AsyncExitStack) -> Contest:
-    bundle = plan.bundle
-    if plan.window:
-        folder = stack.enter_context(TemporaryDirectory(prefix="marmot-bench-"))
-        bundle = await untrained_bundle(Path(folder), plan.window)
-    items = items_of(bundle)
+    bundle, items = plan.bundle, items_of(plan.bundle)
     enter = stack.enter_async_context
     places = (
         [Place(plan.cache)] if plan.cache else [await enter(opened(s)) for s in plan.store.each]

@@ -84,6 +84,8 @@ def bench(
         has_cache_times=cache_times,
         seconds=seconds,
     )
+    if peers and len(plan.records) > 1:
+        raise typer.BadParameter("--peers takes one size", param_hint="--records")
     with _bar() as tick:
         report = _run(_race(plan, peers_dir, tick) if peers else measure(plan, tick))
     _show(report, as_markdown=as_markdown)

@@ -25,10 +25,10 @@ class CacheTimes:
     size: dict[str, int | None] = field(default_factory=dict)
 
     async def turn(self, seconds: float) -> None:
-        """Weighs first: an append adds to what is weighed."""
+        """Weighs before the first append, which adds to what is weighed."""
         stockroom = self.service.stockroom
         asked = {"dtype": self.dtype, "records": self.records}
-        self.size = await stockroom.ask(work="size", **asked)
+        self.size = self.size or await stockroom.ask(work="size", **asked)
         self.fetch_s += await stockroom.turn(seconds, work="fetch", **asked)
         self.append_s += await stockroom.turn(seconds, work="append", **asked)
 

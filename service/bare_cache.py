@@ -61,7 +61,6 @@ class BareCache:
         self._bundle = bundle
         self._cache = cache
         self._url = url
-        self._is_lmdb = url.startswith("lmdb:")
         self._users: dict[tuple[str, int], str] = {}
 
     async def answer(self, work: str, **question: Any) -> dict[str, Any]:
@@ -112,7 +111,7 @@ class BareCache:
         """Bytes of a user in Redis; None in a store that cannot say."""
         layout, user = await self._user(dtype, records)
         depths = {"cached_depths": self._bundle.spec.cached_depths}
-        if self._is_lmdb:
+        if self._url.startswith("lmdb:"):
             return {**depths, "record_bytes": None, "timeline_bytes": None}
         from redis.asyncio import Redis  # noqa: PLC0415  (only Redis counts for us)
 
@@ -131,11 +130,7 @@ class BareCache:
         user = f"bench-{dtype}-{records}"
         if (dtype, records) not in self._users:
             await self._cache.forget(user)
-            # One event after another, as they come in life, where that can show in the size.
-            step = records if self._is_lmdb else 1
-            events = self._events(records)
-            for start in range(0, records, step):
-                await self._write(user, events[start : start + step], layout)
+            await self._write(user, self._events(records), layout)
             self._users[dtype, records] = user
         return layout, user
 

@@ -21,7 +21,7 @@ import orjson
 from redis.asyncio import Redis
 
 from loadtest import driver
-from loadtest.bench import SATURATED, Plan, Tick, schedule_of
+from loadtest.bench import SATURATED, Plan, Tick, schedule_of, with_bundle
 from loadtest.client import Client
 from loadtest.contestants import service_on
 from loadtest.deck import Deck, items_of
@@ -89,6 +89,7 @@ async def race(plan: Plan, folder: Path, tick: Tick) -> dict[str, Any]:
     if not peers:
         raise BenchError(f"no peers in {folder}: `make peers` installs them")
     async with AsyncExitStack() as stack:
+        plan = await with_bundle(plan, stack)
         racers = await _racers(plan, peers, folder, stack)
         rates: dict[int, float] = {}
         for number in range(plan.rounds):

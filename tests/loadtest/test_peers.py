@@ -73,6 +73,11 @@ def test_no_peers(tmp_path: Path) -> None:
     assert "`make peers` installs them" in ended.stderr
 
 
+def test_peers_have_one_user() -> None:
+    """Several sizes of history are bad usage: exit code 2."""
+    assert CliRunner().invoke(app, ["bench", "--peers", "--records", "5,8"]).exit_code == 2
+
+
 @pytest.mark.parametrize("name", [peer.name for peer in PEERS])
 def test_every_peer_is_pinned(name: str) -> None:
     """A peer has its server and its versions, each of them exact, and no place to get it from."""
