@@ -48,7 +48,7 @@ class Plan:
     hit_rates: Sequence[float] = ()
     load: float = 0.5  # of what saturates the service
     has_cache_times: bool = True
-    seconds: float = 2.5
+    seconds: float = 2.0
 
     @property
     def rounds(self) -> int:
@@ -199,6 +199,7 @@ async def _turns(plan: Plan, shape: Shape, number: int) -> None:
 async def _mixed(shape: Shape, mix: Mix, loop: Loop, connections: int, seconds: float) -> None:
     """A turn at one hit rate: fresh users have no records at its start, known ones all of them."""
     service, deck = shape.service, shape.deck
-    await service.stock(deck.fresh_users, shape.bare.records)
+    await service.stock(deck.spent, shape.bare.records)
+    deck.spent.clear()
     requests = deck.mixed(mix.hit_rate)
     loop.add(await service.closed(seconds, connections, requests, "hit", "partial"))

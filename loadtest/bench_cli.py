@@ -37,7 +37,8 @@ def bench(
     ] = None,
     store: Annotated[Store, typer.Option(help="Started for this run, empty.")] = Store.LMDB,
     cache: Annotated[
-        str | None, typer.Option(help="Instead of --store: its users bench-… are replaced.")
+        str | None,
+        typer.Option(help="Instead of --store: its users bench-… are replaced, and stay."),
     ] = None,
     candidates: Annotated[
         str, typer.Option(help="Candidates in a request; several, with commas between.")
@@ -60,7 +61,7 @@ def bench(
     peers_dir: Annotated[Path, typer.Option(help="Where their environments are.")] = Path(
         "var/peers"
     ),
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each contestant and size.")] = 2.5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="For each contestant and size.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a page.")] = False,
 ) -> None:

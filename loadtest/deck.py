@@ -27,8 +27,10 @@ class Deck:
     def __init__(self, items: Sequence[Item], candidates: int, records: int) -> None:
         random = np.random.default_rng(0)
         repeats = candidates > len(items)
-        self.known_users = users("known", records)
-        self.fresh_users = users("fresh", records)
+        self.known_users = users(f"known-{records}")
+        self.fresh_users = users(f"fresh-{records}-{candidates}")
+        self.spent = list(self.fresh_users)
+        """Those that have to be made fresh again: at first all of them."""
         self._lists = cycle(
             orjson.dumps([items[place] for place in draw.tolist()])
             for draw in (
@@ -64,6 +66,7 @@ class Deck:
             if self._random.random() < hit_rate:
                 yield self.of(next(self._known))
             elif (user := next(fresh, None)) is not None:
+                self.spent.append(user)
                 yield self.of(user)
             else:
                 return
@@ -74,9 +77,9 @@ class Deck:
         return Request("rank", "/v1/rank", body)
 
 
-def users(kind: str, records: int) -> list[str]:
-    """Names of users with so many records."""
-    return [f"bench-{kind}-{records}-{number}" for number in range(USERS)]
+def users(kind: str) -> list[str]:
+    """Names of users."""
+    return [f"bench-{kind}-{number}" for number in range(USERS)]
 
 
 def items_of(bundle: Path) -> list[Item]:
