@@ -1,9 +1,10 @@
-# serve · test · check · format · bench · load · image · clean; plain `make` is check and test.
+# serve · test · check · format · bench · peers · load · image · clean; plain `make`: check, test.
 
 PORT ?= 8000
 VAR ?= var
 DOCKER ?= docker
 TRAIN_ARGS ?=
+BENCH_ARGS ?=
 LOAD_ARGS ?= --events $(VAR)/data/events.parquet
 
 # The first Python on PATH that is new enough; `make PYTHON=…` names another.
@@ -15,8 +16,9 @@ BIN := .venv/bin
 ROOMS := service models cache loadtest
 CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
+PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test check format bench load image clean
+.PHONY: all serve test check format bench peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -37,8 +39,14 @@ format: .venv/.dev
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: $(VAR)/cache/.done
-	$(BIN)/marmot bench --bundle $(VAR)/bundle --json
+# With the development tools comes a Redis, where none is on PATH. BENCH_ARGS adds to it.
+bench: $(VAR)/bundle/manifest.json .venv/.dev
+	$(BIN)/marmot bench --bundle $(VAR)/bundle --store both --json $(BENCH_ARGS)
+
+# Other servers for `marmot bench --peers`, each in an environment of its own; one that cannot be
+# installed does not keep the others out.
+peers:
+	$(MAKE) -k $(PEERS:%=$(VAR)/peers/%/.done)
 
 # One minute against what `make serve` started.
 load: $(VAR)/data/.done
@@ -64,6 +72,13 @@ $(VAR)/bundle/manifest.json: $(VAR)/data/.done
 $(VAR)/cache/.done: $(VAR)/bundle/manifest.json
 	$(BIN)/marmot backfill --bundle $(VAR)/bundle --events $(VAR)/data/events.parquet \
 		--cache $(CACHE)
+	touch $@
+
+# Every package is pinned, what it says of others is not asked: see loadtest/peers/bentoml.
+$(VAR)/peers/%/.done: loadtest/peers/%/requirements.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q --no-compile --no-deps -r $<
 	touch $@
 
 # Bytecode is left to the first import: compiling all of torch takes longer than using it.

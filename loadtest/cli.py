@@ -1,4 +1,4 @@
-"""`marmot load`: one run against a running service. `marmot bench`: the service and its limit."""
+"""`marmot load`: one run against a running service."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import typer
 import uvloop
 from rich.console import Console
 
-from loadtest import arrivals, driver
-from loadtest.bench import BenchError, Store, measure
+from loadtest import arrivals, bench_cli, driver
 from loadtest.client import Client, ClientError
-from loadtest.report import render, render_bench
+from loadtest.report import render
 from loadtest.results import Result, summary
 from loadtest.traffic import Traffic, TrafficError, Universe
 
 app = typer.Typer()
+app.add_typer(bench_cli.app)
 
 Drive = Callable[[Client, driver.Tick], Awaitable[list[Result]]]
 
@@ -137,44 +137,6 @@ def load(
         typer.echo(orjson.dumps(report))
     if results and not report["ok"]:
         raise _failed("no request was answered with 200")
-
-
-@app.command(epilog="Example: marmot bench --bundle var/bundle --store redis --json")
-def bench(
-    *,
-    bundle: Annotated[Path, typer.Option(help="Folder that `marmot train` wrote.")] = Path(
-        "var/bundle"
-    ),
-    store: Annotated[Store, typer.Option(help="Started for this run, empty.")] = Store.LMDB,
-    cache: Annotated[
-        str | None, typer.Option(help="Instead of --store: a store without the user 'bench'.")
-    ] = None,
-    candidates: Annotated[
-        str, typer.Option(help="Candidates in a request; several, with commas between.")
-    ] = "100,500",
-    records: Annotated[int, typer.Option(min=0, help="Events that the user has.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each contestant and size.")] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
-) -> None:
-    """Compare the service with the bare graph and the machine, in turns, in one run.
-
-    Starts the service itself: one worker, one engine thread. Ratios tell; milliseconds are this
-    machine's at this moment.
-    """
-    sizes = [int(size) for size in candidates.split(",") if size.strip().isdigit()]
-    if len(sizes) != len(candidates.split(",")) or 0 in sizes:
-        raise typer.BadParameter(f"{candidates!r} is no list of sizes", param_hint="--candidates")
-    run = measure(
-        bundle, store=store, cache=cache, candidates=sizes, records=records, seconds=seconds
-    )
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(run)
-    except BenchError as error:
-        raise _failed(str(error)) from None
-    Console().print(render_bench(report))
-    if as_json:
-        typer.echo(orjson.dumps(report))
 
 
 async def _run(

@@ -41,13 +41,16 @@ async def open_loop(
 async def closed_loop(
     client: Client, connections: int, duration_s: float, traffic: Iterator[Request], tick: Tick
 ) -> list[Result]:
-    """Keeps `connections` requests under way for `duration_s`; each is due when it is sent."""
+    """Keeps `connections` requests under way for `duration_s`; each is due when it is sent.
+
+    Over sooner where `traffic` ends.
+    """
     results: list[Result] = []
     end = time.monotonic() + duration_s
 
     async def one() -> None:
-        while (due := time.monotonic()) < end:
-            await _send(client, next(traffic), due, results)
+        while (due := time.monotonic()) < end and (request := next(traffic, None)):
+            await _send(client, request, due, results)
             tick(len(results))
             if not results[-1].ok:
                 await asyncio.sleep(0.001)  # a server that refuses at once is not a race

@@ -11,19 +11,6 @@ from loadtest.results import QUANTILES
 
 LATE_MS = 1.0
 
-BENCH_ROWS = {
-    "bare_p50_ms": "bare rank.onnx: p50, ms",
-    "one_p50_ms": "one connection: p50, ms",
-    "one_p99_ms": "one connection: p99, ms",
-    "one_cpu_ms": "one connection: CPU of the service, ms",
-    "p50_ratio": "one connection: p50 / bare",
-    "p50_difference_ms": "one connection: p50 - bare, ms",
-    "bare_rps": "bare rank.onnx: runs/s",
-    "saturated_rps": "eight connections: answers/s",
-    "saturated_p99_ms": "eight connections: p99, ms",
-    "saturated_share": "eight connections: answers / bare runs",
-}
-
 
 def render(report: dict[str, Any]) -> RenderableType:
     """The report as one table and a few lines under it."""
@@ -42,18 +29,6 @@ def render(report: dict[str, Any]) -> RenderableType:
     if report["mode"] == "open" and report["late_ms"]:
         table.add_row("this generator, late", *_cells(report["late_ms"]))
     return Group(_title(report), table, *_lines(report))
-
-
-def render_bench(report: dict[str, Any]) -> RenderableType:
-    """What the service costs above the bare graph, one column per size of request."""
-    table = Table()
-    table.add_column("candidates x records")
-    for shape in report["shapes"]:
-        table.add_column(f"{shape['candidates']} x {shape['records']}", justify="right")
-    for key, name in BENCH_ROWS.items():
-        table.add_row(name, *(f"{shape[key]:,.3f}" for shape in report["shapes"]))
-    limit = f"float32 products on one thread: {report['gemm_gflops']:,.0f} GFLOP/s"
-    return Group(f"{report['store']}, one worker, one engine thread · {limit}", table)
 
 
 def _title(report: dict[str, Any]) -> str:

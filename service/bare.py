@@ -3,8 +3,7 @@
     echo '{"candidates": 500, "records": 100, "seconds": 1}' | python -m service.bare --bundle B
 
 Every line on stdin asks for one turn and gets one line of JSON, so that whoever compares can
-alternate. `{"gemm": 1024, "seconds": 1}` asks for float32 matrix products of that size instead;
-numpy's threads are its environment's.
+alternate.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
 from models.bundle import Bundle, Port, load_bundle
+from models.spec import Spec
 from service.engine import Engine
 from service.job import Array
 
 NOW_S = 1_000_000_000
+EXPANSION = 2  # of the width, between a layer's two last products
 
 
 def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdin) -> None:
@@ -37,8 +38,13 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
     engine = Engine(bundle, provider=options.provider, threads=options.threads)
     for line in questions:
         question = json.loads(line)
-        took_s = turn(_work(bundle, engine, question), question["seconds"])
-        sys.stdout.write(json.dumps({"took_s": took_s}) + "\n")
+        candidates, records = question["candidates"], question["records"]
+        feed = random_feed(bundle, candidates, records)
+        answer = {
+            "took_s": turn(partial(engine.run, "rank", feed), question["seconds"]),
+            "flops": flops_of(bundle.spec, candidates, records),
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     engine.close()
 
@@ -57,12 +63,20 @@ def turn(work: Callable[[], object], seconds: float) -> list[float]:
     return took
 
 
-def _work(bundle: Bundle, engine: Engine, question: Mapping[str, Any]) -> Callable[[], object]:
-    if "gemm" in question:
-        left, right = np.random.default_rng(0).random((2, *[question["gemm"]] * 2), np.float32)
-        return lambda: left @ right
-    feed = random_feed(bundle, question["candidates"], question["records"])
-    return lambda: engine.run("rank", feed)
+def flops_of(spec: Spec, candidates: int, records: int) -> int:
+    """Multiplications and additions of the matrix products of one request.
+
+    Only what the model asks for: no norms, no softmax, and none of what the graph adds to them
+    for its own convenience.
+    """
+    width, tasks = spec.width, len(spec.tasks)
+    target = (2 + 2 * EXPANSION) * width * width  # query, out, and the two products behind them
+    attention = 2 * (records + 1) * width  # one key more than there are records: the null key
+    readout = 3 * width * tasks
+    keys, values = width * width, ((1 + tasks) * width + tasks) * width
+    expected = width * tasks  # what each record foresaw of its own feedback
+    layer = candidates * (target + attention + readout) + records * (keys + values + expected)
+    return 2 * spec.depth * layer
 
 
 def random_feed(bundle: Bundle, candidates: int, records: int) -> dict[str, Array]:

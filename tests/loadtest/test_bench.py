@@ -3,31 +3,109 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from loadtest.cli import app
+from loadtest.deck import USERS, Deck
 
 
-@pytest.mark.parametrize("store", ["lmdb", "redis"])
-def test_one_run_compares_the_service_with_the_bare_graph(tiny_bundle: Path, store: str) -> None:
-    """A table for people, then one line: every size with its ratios, all of them positive."""
-    ended = _bench("--bundle", str(tiny_bundle), "--store", store)
+@pytest.fixture(scope="module")
+def both(tiny_bundle: Path) -> str:
+    """What one run on both stores says, as tables for a page and a line of JSON."""
+    ended = _bench(
+        "--bundle", str(tiny_bundle), "--store", "both", "--hit-rate", "0,50,100", "--markdown"
+    )
+    assert ended.exit_code == 0, ended.output
+    said: str = ended.stdout.strip()
+    return said
+
+
+def test_one_run_compares_the_service_with_the_bare_graph(both: str) -> None:
+    """Every size on both stores, everything positive that can be read off a moment."""
+    report = json.loads(both.splitlines()[-1])
+    assert report["kind"] == "bench"
+    assert report["stores"] == ["lmdb", "redis"]
+    assert report["gemm_gflops"] == max(report["gemm"].values()) > 0
+    sizes = [(shape["store"], shape["candidates"], shape["records"]) for shape in report["shapes"]]
+    assert sizes == [
+        (store, candidates, records)
+        for store in ("lmdb", "redis")
+        for candidates in (5, 100)
+        for records in (0, 8)
+    ]
+    for shape in report["shapes"]:
+        figures = {key: value for key, value in shape.items() if isinstance(value, float)}
+        may_be_less = {"p50_difference_ms", "store_cpu_ms", "service_cpu_ms"}
+        assert min(value for key, value in figures.items() if key not in may_be_less) > 0, figures
+        assert shape["open_p99_ms"] >= shape["open_p50_ms"]
+
+
+def test_a_hit_rate_is_what_was_answered(both: str) -> None:
+    """Fresh users are rebuilt and known ones are not: the service's own answers say so."""
+    shapes = json.loads(both.splitlines()[-1])["shapes"]
+    assert not any(shape["hit_rates"] for shape in shapes if not shape["records"])
+    for shape in (shape for shape in shapes if shape["records"]):
+        none, half, every = (mix["seen_hit_rate"] for mix in shape["hit_rates"])
+        assert (none, every) == (0, 1)
+        assert 0 < half < 1
+
+
+def test_a_deck_mixes_as_it_was_told() -> None:
+    """A share of known users, and no fresh one twice: once asked, it has records."""
+    asked = [json.loads(request.body) for request in Deck([1, 2, 3], 2, 8).mixed(0.9)]
+    seen = Counter("known" in body["user_id"] for body in asked)
+    assert seen[False] == USERS
+    assert 0.85 < seen[True] / seen.total() < 0.95
+    fresh = [body["user_id"] for body in asked if "fresh" in body["user_id"]]
+    assert len(set(fresh)) == USERS
+
+
+def test_an_inline_history_is_the_stored_one() -> None:
+    """As many events as records, one after the other."""
+    (request,) = islice(Deck([1, 2, 3], 2, 8).inline(), 1)
+    history = json.loads(request.body)["history"]
+    assert [event["item_id"] for event in history] == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert sorted({event["timestamp"] for event in history}) == [e["timestamp"] for e in history]
+
+
+def test_another_window(tmp_path: Path) -> None:
+    """With `--window` an untrained bundle is measured, and no other is needed."""
+    ended = _bench(
+        "--bundle", str(tmp_path), "--window", "12", "--records", "12", "--candidates", "5",
+        "--hit-rate", "",
+    )  # fmt: skip
     assert ended.exit_code == 0, ended.output
     *table, line = ended.stdout.splitlines()
-    assert any("5 x 8" in row for row in table)
+    assert any("5 x 12" in row for row in table)
     report = json.loads(line)
-    assert report["kind"] == "bench"
-    assert report["store"] == store
-    assert report["gemm_gflops"] > 0
-    assert [shape["candidates"] for shape in report["shapes"]] == [5, 100]
-    for shape in report["shapes"]:
-        assert shape["records"] == 8
-        assert min(shape["bare_p50_ms"], shape["one_p50_ms"], shape["one_p99_ms"]) > 0
-        assert shape["p50_ratio"] > 0
-        assert shape["saturated_share"] > 0
+    assert report["window"] == 12
+    assert [shape["records"] for shape in report["shapes"]] == [12]
+
+
+def test_markdown_now_and_later(both: str, tmp_path: Path) -> None:
+    """The tables of a page are made by the run itself, or from the line it left."""
+    shown, _, line = both.rpartition("\n")
+    assert "| store | candidates x records |" in shown
+    assert "| lmdb | 5 x 8 |" in shown
+    file = tmp_path / "bench.txt"
+    file.write_text(f"anything\n{line}\n")
+    again = CliRunner().invoke(app, ["table", str(file)])
+    assert again.exit_code == 0, again.output
+    assert again.stdout.strip() == shown.strip()
+
+
+def test_a_file_that_is_no_report(tmp_path: Path) -> None:
+    """One sentence, no traceback."""
+    file = tmp_path / "bench.txt"
+    file.write_text("nothing of the kind\n")
+    ended = CliRunner().invoke(app, ["table", str(file)])
+    assert ended.exit_code == 1
+    assert "bench.txt: its last line is none of" in ended.stderr
 
 
 def test_more_records_than_the_window_holds_are_refused(tiny_bundle: Path) -> None:
@@ -50,6 +128,15 @@ def test_sizes_that_are_none(sizes: str) -> None:
     assert _bench("--candidates", sizes).exit_code == 2
 
 
+@pytest.mark.parametrize("rates", ["101", "half", "-1"])
+def test_rates_that_are_none(rates: str) -> None:
+    """Bad usage is exit code 2."""
+    assert _bench("--hit-rate", rates).exit_code == 2
+
+
 def _bench(*options: str):  # type: ignore[no-untyped-def]
-    given = ("bench", "--records", "8", "--candidates", "5,100", "--seconds", "0.05", "--json")
+    given = (
+        "bench", "--records", "0,8", "--candidates", "5,100", "--seconds", "0.05",
+        "--no-cache-times", "--json",
+    )  # fmt: skip
     return CliRunner().invoke(app, [*given, *options])

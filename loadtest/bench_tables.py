@@ -1,0 +1,142 @@
+"""Which figures of a bench stand in which table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.tables import Column, Report, Section
+
+WHICH = (Column("store", "store", ""), Column("size", "candidates x records", ""))
+
+
+def sections_of(report: Report) -> list[Section]:
+    """The tables of a report, whichever kind it is."""
+    if report["kind"] == "peers":
+        return [_peers(report, candidates) for candidates in report["candidates"]]
+    shapes = [{**shape, "size": _size(shape)} for shape in report["shapes"]]
+    found = [_limit(report, shapes), _closed(shapes), _open(report, shapes), _cpu(shapes)]
+    mixes = [{**shape, **mix} for shape in shapes for mix in shape["hit_rates"]]
+    return found + [_hit_rates(mixes)] * bool(mixes) + [_cache(report)] * bool(report["cache"])
+
+
+def _size(shape: dict[str, Any]) -> str:
+    return f"{shape['candidates']} x {shape['records']}"
+
+
+def _limit(report: Report, shapes: list[Report]) -> Section:
+    libraries = ", ".join(f"{name} {rate:,.0f}" for name, rate in report["gemm"].items())
+    first = report["stores"][0]  # the bare graph knows no store
+    return Section(
+        f"float32 products of 1024 x 1024 on one thread: {libraries} GFLOP/s. The bare rank.onnx "
+        "loop on one thread:",
+        (
+            Column("size", "candidates x records", ""),
+            Column("mflop", "MFLOP"),
+            Column("bare_p50_ms", "p50, ms", ",.3f"),
+            Column("bare_rps", "runs/s", ",.0f"),
+            Column("bare_gflops", "GFLOP/s", ",.1f"),
+            Column("bare_gemm_share", "share of the products' rate", ".0%"),
+        ),
+        [shape for shape in shapes if shape["store"] == first],
+    )
+
+
+def _closed(shapes: list[Report]) -> Section:
+    return Section(
+        "The service, one worker with one engine thread, records from the store; the same events "
+        "sent inline, so that all is computed again:",
+        (
+            *WHICH,
+            Column("one_p50_ms", "one connection p50, ms", ",.3f"),
+            Column("one_p99_ms", "p99, ms", ",.3f"),
+            Column("p50_ratio", "p50 / bare"),
+            Column("inline_p50_ms", "inline p50, ms", ",.3f"),
+            Column("inline_ratio", "inline / cached"),
+        ),
+        shapes,
+    )
+
+
+def _open(report: Report, shapes: list[Report]) -> Section:
+    return Section(
+        f"Eight connections; and Poisson arrivals at {report['load']:.0%} of what those had "
+        "answered, from the moment a request was due, beside a queue with the same arrivals that "
+        "serves each in the bare graph's time (M/D/1):",
+        (
+            *WHICH,
+            Column("saturated_rps", "eight: answers/s", ",.0f"),
+            Column("saturated_share", "answers / bare runs"),
+            Column("saturated_p99_ms", "p99, ms", ",.3f"),
+            Column("open_rps", "arrivals/s", ",.0f"),
+            Column("open_p99_ms", "p99, ms", ",.3f"),
+            Column("md1_p99_ms", "M/D/1 p99, ms", ",.3f"),
+        ),
+        shapes,
+    )
+
+
+def _cpu(shapes: list[Report]) -> Section:
+    return Section(
+        "CPU milliseconds of a request, one connection (0 of a store that is no process of ours):",
+        (
+            *WHICH,
+            Column("service_cpu_ms", "service", ",.3f"),
+            Column("generator_cpu_ms", "generator", ",.3f"),
+            Column("store_cpu_ms", "store", ",.3f"),
+        ),
+        shapes,
+    )
+
+
+def _hit_rates(mixes: list[Report]) -> Section:
+    return Section(
+        "Some users' records are in the store, the others' have to be built from their events:",
+        (
+            *WHICH,
+            Column("hit_rate", "hit rate", ".0%"),
+            Column("seen_hit_rate", "as answered", ".1%"),
+            Column("one_p50_ms", "one connection p50, ms", ",.3f"),
+            Column("one_p99_ms", "p99, ms", ",.3f"),
+            Column("saturated_rps", "eight: answers/s", ",.0f"),
+            Column("saturated_p99_ms", "p99, ms", ",.3f"),
+        ),
+        mixes,
+    )
+
+
+def _cache(report: Report) -> Section:
+    return Section(
+        "The cache alone, nothing remembered between calls; bytes as Redis counts them, a vector "
+        "being one event at one cached depth:",
+        (
+            Column("store", "store", ""),
+            Column("dtype", "records of", ""),
+            Column("records", "records", ",d"),
+            Column("fetch_p50_ms", "fetch p50, ms", ",.3f"),
+            Column("fetch_p99_ms", "p99, ms", ",.3f"),
+            Column("append_p50_ms", "append p50, ms", ",.3f"),
+            Column("append_p99_ms", "p99, ms", ",.3f"),
+            Column("bytes_per_vector", "bytes per vector", ",.1f"),
+            Column("timeline_bytes", "timeline, bytes", ",d"),
+        ),
+        report["cache"],
+    )
+
+
+def _peers(report: Report, candidates: int) -> Section:
+    return Section(
+        f"{candidates} candidates, {report['records']} records, one process with one engine "
+        f"thread; open loop with {report['open_rps'][str(candidates)]:,.0f} arrivals/s for all:",
+        (
+            Column("peer", "server", ""),
+            Column("one_rps", "one connection: answers/s", ",.0f"),
+            Column("one_p50_ms", "p50, ms", ",.3f"),
+            Column("one_p99_ms", "p99, ms", ",.3f"),
+            Column("saturated_rps", "eight: answers/s", ",.0f"),
+            Column("saturated_p50_ms", "p50, ms", ",.3f"),
+            Column("saturated_p99_ms", "p99, ms", ",.3f"),
+            Column("open_p50_ms", "open loop: p50, ms", ",.3f"),
+            Column("open_p99_ms", "p99, ms", ",.3f"),
+        ),
+        [row for row in report["peers"] if row["candidates"] == candidates],
+    )

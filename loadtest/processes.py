@@ -1,0 +1,103 @@
+"""Processes that the bench starts: gone when it goes, asked line by line, their CPU time read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+LINE_BYTES = 1 << 26
+STOP_S = 10.0
+
+#: Numpy's threads, whichever library it was built with.
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class BenchError(Exception):
+    """A contestant that could not take part."""
+
+
+class Helper:
+    """A process that answers each line of JSON with one."""
+
+    def __init__(self, name: str, process: Process) -> None:
+        self._name = name
+        self._process = process
+
+    async def ask(self, **question: Any) -> dict[str, Any]:
+        """The answer; a helper that ends instead ends the bench."""
+        writer, reader = self._process.stdin, self._process.stdout
+        if writer is None or reader is None:
+            raise RuntimeError(f"{self._name} has no pipes. This is a bug.")
+        writer.write(orjson.dumps(question) + b"\n")
+        line = await reader.readline()
+        if not line:
+            raise BenchError(f"{self._name} ended; what it said is above")
+        answer: dict[str, Any] = orjson.loads(line)
+        return answer
+
+    async def turn(self, seconds: float, **question: Any) -> list[float]:
+        """Seconds that each run took."""
+        took_s: list[float] = (await self.ask(**question, seconds=seconds))["took_s"]
+        return took_s
+
+
+@asynccontextmanager
+async def helper(name: str, *command: str) -> AsyncIterator[Helper]:
+    """A helper for as long as it is needed."""
+    async with running(command, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES) as process:
+        yield Helper(name, process)
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, **how: Any
+) -> AsyncIterator[Process]:
+    """A process that goes when we do, and whatever it started with it."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | ONE_THREAD | dict(env or {}),
+        start_new_session=True,
+        **how,
+    )
+    try:
+        yield process
+    finally:
+        await _stop(process)
+
+
+async def _stop(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def cpu_s(process: Process | None) -> float:
+    """CPU seconds of the process so far; 0 where there is none, or no /proc."""
+    stat = Path(f"/proc/{process.pid}/stat") if process else None
+    if stat is None or not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
