@@ -34,8 +34,8 @@ async def test_redis_urls(url: str) -> None:
     "url",
     [
         "", "lmdb", "lmdb:", "redis:", "redis://", "redis://h:x", "redis://h:99999", "redis://h/a",
-        "http://h", "redis+cluster://h:1,h:2", "redis+sentinel://h:1/s", "unix:", "/var/cache",
-        "redis://[::1", "redis://h:0",
+        "http://h", "redis+cluster://h:1,", "redis+sentinel://h:1", "unix:", "/var/cache",
+        "redis://[::1", "redis://h:0", "redis+other://h:1", "redis+cluster://h:1/s",
     ],
 )  # fmt: skip
 async def test_bad_urls(url: str) -> None:
