@@ -7,7 +7,6 @@ works with two free ones; here all that belongs together travels on one.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from redis.exceptions import (
     AskError,
     ClusterDownError,
     MovedError,
-    RedisClusterException,
+    ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
@@ -33,8 +32,11 @@ SETTLING_S = 0.02
 class ClusterLink:
     """All servers of a cluster; follows slots that move, for as long as the caller has patience."""
 
-    def __init__(self, client: RedisCluster, timeout_s: float) -> None:
+    def __init__(
+        self, client: RedisCluster, timeout_s: float, *, replicas: RedisCluster | None = None
+    ) -> None:
         self._client: Any = client
+        self._replicas = ClusterLink(replicas, timeout_s) if replicas else None
         self._timeout_s = timeout_s
         self._glances: dict[str, Glances] = {}
         self._suspect: str | None = None  # a node that was silent until its caller gave up
@@ -43,11 +45,13 @@ class ClusterLink:
         return f"<ClusterLink {len(self._client.get_nodes())} nodes>"
 
     async def send(self, key: bytes, *commands: Command, may_be_old: bool = False) -> list[Any]:
+        if may_be_old and self._replicas:
+            return await self._replicas.send(key, *commands)
         asked: ClusterNode | None = None
         lost: ClusterNode | None = None
         while True:
             await self._begin()
-            node = asked or self._owner(key, may_be_old=may_be_old)
+            node = asked or self._owner(key)
             try:
                 return checked(await self._talk(node, commands, is_asking=asked is not None))
             except MovedError as moved:  # an AskError too
@@ -55,11 +59,13 @@ class ClusterLink:
                 await self._client.nodes_manager.move_slot(moved)
             except AskError as ask:
                 asked = self._client.get_node(ask.host, ask.port)
-            except (TryAgainError, ClusterDownError) as unsettled:
+            except TryAgainError:
                 asked = None
                 await asyncio.sleep(SETTLING_S)
-                if isinstance(unsettled, ClusterDownError):
-                    await self._learn(node)
+            except (ClusterDownError, ReadOnlyError):
+                asked = None
+                await asyncio.sleep(SETTLING_S)
+                await self._learn(node)
             except (RedisAway, OSError):
                 asked = None
                 if node is lost:
@@ -96,6 +102,8 @@ class ClusterLink:
             await glances.drop()
 
     async def close(self) -> None:
+        if self._replicas:
+            await self._replicas.close()
         for glances in self._glances.values():
             await glances.close()
         await self._client.aclose()
@@ -108,11 +116,12 @@ class ClusterLink:
             if suspect is not None:
                 await self._learn(suspect)
 
-    def _owner(self, key: bytes, *, may_be_old: bool = False) -> ClusterNode:
-        nodes = self._client.nodes_manager.slots_cache.get(self._client.keyslot(key))
-        if not nodes:
-            raise RedisClusterException("No server of the cluster owns the key's slot.")
-        node: ClusterNode = random.choice(nodes[1:] or nodes) if may_be_old else nodes[0]  # noqa: S311
+    def _owner(self, key: bytes) -> ClusterNode:
+        """The primary; a replica in turn, if the client was told to read from replicas."""
+        node: ClusterNode = self._client.nodes_manager.get_node_from_slot(
+            self._client.keyslot(key),
+            load_balancing_strategy=self._client.load_balancing_strategy,
+        )
         return node
 
     async def _learn(self, failed: ClusterNode) -> None:

@@ -243,7 +243,8 @@ class RedisCache:
             may_be_old=may_be_old,
         )
         version, head, quarantined, first, newer, bounds, chunks, rows, others, values = found
-        if first == LOST and version is None and not self._timeline_ttl_s:
+        is_lost = first == LOST and version is None and not quarantined
+        if is_lost and not self._timeline_ttl_s:
             self._on_event("evicted_timeline")
         return Answer(
             version=version,

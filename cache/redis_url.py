@@ -12,6 +12,7 @@ from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import ConnectionError as RedisAway
 
 from cache.cluster_link import ClusterLink
@@ -75,13 +76,17 @@ class RedisUrl:
         options = dict(self.options or {})
         is_safe = options.pop("connection_class", None) is SSLConnection
         nodes = [ClusterNode(host, port) for host, port in self.addresses]
-        client = RedisCluster(
-            startup_nodes=nodes,
-            ssl=is_safe,
-            read_from_replicas=replica_reads,
-            **{**options, **made},
-        )
-        return ClusterLink(client, timeout_s)
+
+        def client(balance: LoadBalancingStrategy | None = None) -> RedisCluster:
+            return RedisCluster(
+                startup_nodes=nodes,
+                ssl=is_safe,
+                load_balancing_strategy=balance,
+                **{**options, **made},
+            )
+
+        replicas = client(LoadBalancingStrategy.ROUND_ROBIN_REPLICAS) if replica_reads else None
+        return ClusterLink(client(), timeout_s, replicas=replicas)
 
     def _sentinel(self, made: dict[str, Any], timeout_s: float, *, replica_reads: bool) -> Link:
         options = dict(self.options or {})
