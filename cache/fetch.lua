@@ -20,7 +20,15 @@ if not got[2] then
 end
 
 local limit, stop, reach, keep = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1] or ''
+local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+if not first then -- the index was evicted by itself; the fields of the timeline are its bounds
+  for _, bound in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if #bound > 1 then redis.call('ZADD', KEYS[2], 0, bound) end
+  end
+  local left = redis.call('PTTL', KEYS[1])
+  if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
+  first = redis.call('ZRANGE', KEYS[2], 0, 0)[1] or ''
+end
 local known = {}
 
 -- How much lies behind the part that is asked for: rows are kept for the newest events only.
