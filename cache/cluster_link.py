@@ -1,13 +1,14 @@
 """The way to a Redis Cluster: commands about one user go together to whoever owns the user's slot.
 
-redis-py sends ASKING and the command it is for over two connections of its pool, which never
-works with two free ones; here all that belongs together travels on one.
+redis-py 8.1 sends ASKING and the command it is for over whichever connections are free, one after
+the other; here all that belongs together travels on one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
@@ -46,7 +47,8 @@ class ClusterLink:
 
     async def send(self, key: bytes, *commands: Command, may_be_old: bool = False) -> list[Any]:
         if may_be_old and self._replicas:
-            return await self._replicas.send(key, *commands)
+            with suppress(RedisAway, OSError):  # the primary knows too
+                return await self._replicas.send(key, *commands)
         asked: ClusterNode | None = None
         lost: ClusterNode | None = None
         while True:
@@ -97,7 +99,7 @@ class ClusterLink:
                 for key in found:
                     yield key
 
-    async def doubt(self) -> None:
+    async def doubt(self, *, only_glances: bool = False) -> None:
         for glances in self._glances.values():
             await glances.drop()
 

@@ -158,7 +158,7 @@ class RedisCache:
             if isinstance(failed, TimeoutError):
                 if was_late(due_s):
                     return False  # it may have answered long ago: a fetch will tell
-                await self._link.doubt()
+                self._patience.start(self._link.doubt(only_glances=True))
             raise _away(failed, within_s) from failed
 
     @asynccontextmanager
@@ -170,7 +170,7 @@ class RedisCache:
                 yield
         except FAILURES as failed:
             if isinstance(failed, TimeoutError):
-                await self._link.doubt()
+                self._patience.start(self._link.doubt())
             raise _away(failed, timeout_s) from failed
 
     def _confirming(self, floor: bytes) -> tuple[Command, ...]:
@@ -225,7 +225,8 @@ class RedisCache:
                         on_event=self._on_event,
                     )
                 except CodecError:
-                    await self._put_aside(place, question.owner, answer)
+                    if not may_be_old:  # a replica's damage says nothing about the primary
+                        await self._put_aside(place, question.owner, answer)
                     may_be_old = False
         raise CacheUnavailable("The timeline was damaged again and again while it was read.")
 

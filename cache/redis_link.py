@@ -38,7 +38,7 @@ class Link(Protocol):
         """Every key that fits, wherever it lives; some may come twice."""
         ...
 
-    async def doubt(self) -> None:
+    async def doubt(self, *, only_glances: bool = False) -> None:
         """A server has been silent: closes idle connections, which may lead nowhere."""
         ...
 
@@ -80,8 +80,10 @@ class RedisLink:
         found: AsyncIterator[bytes] = self._client.scan_iter(match=pattern, count=1000)
         return found
 
-    async def doubt(self) -> None:
+    async def doubt(self, *, only_glances: bool = False) -> None:
         await self._glances.drop()
+        if only_glances:
+            return
         for client in filter(None, (self._client, self._replicas)):
             await client.connection_pool.disconnect(inuse_connections=False)
 
