@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -34,7 +34,7 @@ class RedisUrl:
     kind: str = ""  # "" is one server
     addresses: tuple[Address, ...] = ()
     service: str = ""
-    options: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return f"<RedisUrl {self.kind or 'single'} {self.addresses}>"
@@ -73,24 +73,16 @@ class RedisUrl:
         return RedisLink(Redis.from_pool(ConnectionPool.from_url(self.url, **made)), timeout_s)
 
     def _cluster(self, made: dict[str, Any], timeout_s: float, *, replica_reads: bool) -> Link:
-        options = dict(self.options or {})
-        is_safe = options.pop("connection_class", None) is SSLConnection
         nodes = [ClusterNode(host, port) for host, port in self.addresses]
 
         def client(balance: LoadBalancingStrategy | None = None) -> RedisCluster:
-            return RedisCluster(
-                startup_nodes=nodes,
-                ssl=is_safe,
-                load_balancing_strategy=balance,
-                **{**options, **made},
-            )
+            options = {**self.options, **made, "load_balancing_strategy": balance}
+            return RedisCluster(startup_nodes=nodes, **options)
 
         replicas = client(LoadBalancingStrategy.ROUND_ROBIN_REPLICAS) if replica_reads else None
         return ClusterLink(client(), timeout_s, replicas=replicas)
 
     def _sentinel(self, made: dict[str, Any], timeout_s: float, *, replica_reads: bool) -> Link:
-        options = dict(self.options or {})
-        is_safe = options.pop("connection_class", None) is SSLConnection
         patience_s = timeout_s / (ASKING_SENTINELS + 1)
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self.addresses,
@@ -104,9 +96,8 @@ class RedisUrl:
         )
 
         def client(*, is_master: bool) -> Redis:
-            pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                self.service, sentinel, ssl=is_safe, is_master=is_master, **{**options, **made}
-            )
+            options = {**self.options, **made, "is_master": is_master}
+            pool = SentinelConnectionPool(self.service, sentinel, **options)  # type: ignore[no-untyped-call]
             return Redis.from_pool(pool)
 
         replicas = client(is_master=False) if replica_reads else None
@@ -134,8 +125,8 @@ def _taken_apart(url: str) -> RedisUrl | None:
     if not kind:
         return RedisUrl(url) if len(addresses) == 1 else None
     one = SplitResult(base, f"{user}@{hosts.split(',')[0]}", database, parts.query, "")
-    options = dict(parse_url(one.geturl()))
-    for name in ("host", "port"):
+    options: dict[str, Any] = {**parse_url(one.geturl()), "ssl": base == "rediss"}
+    for name in ("host", "port", "connection_class"):
         options.pop(name, None)
     return RedisUrl(url, kind, addresses, service, options)
 
