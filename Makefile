@@ -1,4 +1,5 @@
-# serve · test · check · format · bench · peers · load · image · clean; plain `make`: check, test.
+# serve · test · drills · check · format · bench · peers · load · image · clean; plain `make`: check,
+# test.
 
 PORT ?= 8000
 VAR ?= var
@@ -18,7 +19,7 @@ CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test check format bench peers load image clean
+.PHONY: all serve test drills check format bench peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -28,6 +29,10 @@ serve: $(VAR)/cache/.done
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# A misbehaving store under load, at full length; the outcomes are one table.
+drills: .venv/.dev
+	$(BIN)/python -m pytest tests/drills -m "drill or not drill"
 
 check: .venv/.dev
 	$(BIN)/ruff format --check $(CODE)

@@ -6,9 +6,11 @@
 --       5 time to live of the rows (ms), 6 '1' = there are rows, 7 '1' = remove them all first,
 --       8 bound before which rows are out of reach ('' = unknown), 9 row chunks within reach,
 --       10 to 13: how many chunks to drop, chunks to put, rows to drop, rows to put follow
--- Answer: the version, or false if the user is at another.
+-- Answer: the version, or false if the user is at another or has to be read again.
 local expected = ARGV[1]
 if (redis.call('HGET', KEYS[1], 'v') or '') ~= expected then return false end
+-- An index that was evicted since is made again by the next fetch.
+if expected ~= '' and redis.call('EXISTS', KEYS[2]) == 0 then return false end
 
 local version = expected:match('^%d+')
 local next_argument = 14

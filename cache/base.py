@@ -28,12 +28,15 @@ class Cache(Protocol):
         layout: Layout | None = None,
         around: Sequence[Event] = (),
         known: Snapshot | None = None,
+        within_s: float | None = None,
+        may_be_old: bool = False,
     ) -> Snapshot:
         """Reads the newest `limit` events with timestamp <= `upto`, and their rows: one round trip.
 
         Answers `known` itself if that is what it would read: a small round trip tells. With
         `around` (events about to be merged) it also reads what the merge will touch, and `upto`
-        must be None. Raises `CacheUnavailable`.
+        must be None. With `may_be_old` a replica may answer, if the store was opened so. Raises
+        `CacheUnavailable`, after `within_s` or the store's own timeout.
         """
         ...
 
@@ -41,7 +44,8 @@ class Cache(Protocol):
         """Stores a merged snapshot in one atomic step; returns the user's new version.
 
         Raises `StaleVersion` if the user was written since the snapshot was read, and
-        `CacheUnavailable`; nothing is stored then.
+        `CacheUnavailable`; nothing is stored then, or not on as many replicas as were asked for.
+        A change that stores nothing is confirmed: its version is there, on as many replicas.
         """
         ...
 

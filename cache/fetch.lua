@@ -3,7 +3,8 @@
 -- ARGV: 1 events to read, 2 first key that is too new ('' = none), 3 reach of the rows,
 --       4 events a timeline keeps, 5... order keys of events about to be merged
 -- Answer: version, head, is quarantined, first bound, newer events,
---         tail bounds, tail chunks, tail rows, other bounds, other chunks
+--         tail bounds, tail chunks, tail rows, other bounds, other chunks;
+--         where a timeline was lost, its index or rows being there still, the first bound is '?'
 local count_at = 5 -- where every value keeps its count: see codec.py
 
 local function count(value)
@@ -14,11 +15,20 @@ end
 local got = redis.call('HMGET', KEYS[1], 'v', 'h')
 local quarantined = redis.call('EXISTS', KEYS[3])
 if not got[2] then
-  return {got[1], got[2], quarantined, '', 0, {}, {}, {}, {}, {}}
+  local left = redis.call('EXISTS', KEYS[2], KEYS[4] or KEYS[2])
+  return {got[1], got[2], quarantined, left > 0 and '?' or '', 0, {}, {}, {}, {}, {}}
 end
 
 local limit, stop, reach, keep = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1] or ''
+local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+if not first then -- the index was evicted by itself; the fields of the timeline are its bounds
+  for _, bound in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if #bound > 1 then redis.call('ZADD', KEYS[2], 0, bound) end
+  end
+  local left = redis.call('PTTL', KEYS[1])
+  if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
+  first = redis.call('ZRANGE', KEYS[2], 0, 0)[1] or ''
+end
 local known = {}
 
 -- How much lies behind the part that is asked for: rows are kept for the newest events only.

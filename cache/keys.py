@@ -54,6 +54,11 @@ class RedisKeys:
         self.quarantine = tag + b"q:" + owner
         self.floor = tag + b"floor"
 
+    @property
+    def forgotten(self) -> tuple[bytes, ...]:
+        """What a forget is about, but for rows and what was put aside; the floor stays."""
+        return self.timeline, self.index, self.quarantine, self.floor
+
     def rows(self, fingerprint: str) -> bytes:
         return self._tag + b"r:" + short(fingerprint).encode() + b":" + self._owner
 

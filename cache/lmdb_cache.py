@@ -19,6 +19,7 @@ from cache.keys import LmdbKeys
 from cache.layout import Layout
 from cache.lmdb_store import Txn
 from cache.lmdb_writer import LmdbWriter
+from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
 from cache.reading import OnEvent, read
 from cache.snapshot import Change, Snapshot
@@ -66,6 +67,7 @@ class LmdbCache:
             self._env.close()
             raise
         self._writer = LmdbWriter(self._env)
+        self._patience = Patience()
         self._is_open = True
 
     def __repr__(self) -> str:
@@ -80,6 +82,8 @@ class LmdbCache:
         layout: Layout | None = None,
         around: Sequence[Event] = (),
         known: Snapshot | None = None,
+        within_s: float | None = None,
+        may_be_old: bool = False,
     ) -> Snapshot:
         if (
             known is not None
@@ -88,7 +92,7 @@ class LmdbCache:
         ):
             return known
         question = Question.about(user_id, limit, upto, layout, around)
-        while True:
+        for _ in range(MOST_DAMAGES):
             answer = self._answer(question)
             try:
                 return read(
@@ -100,7 +104,8 @@ class LmdbCache:
                     on_event=self._on_event,
                 )
             except CodecError:
-                await self._put_aside(question.owner, answer)
+                await self._patience.wait(self._put_aside(question.owner, answer), within_s)
+        raise CacheUnavailable("The timeline was damaged again and again while it was read.")
 
     async def append(self, change: Change) -> int:
         writes = write(
@@ -123,6 +128,7 @@ class LmdbCache:
     async def close(self) -> None:
         if self._is_open:
             self._is_open = False
+            await self._patience.close()
             await asyncio.to_thread(self._writer.close)
             self._env.close()
 

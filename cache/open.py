@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from cache.base import Cache
 from cache.errors import BadCacheUrl
 from cache.lmdb_cache import LmdbCache
 from cache.reading import OnEvent
 from cache.redis_cache import RedisCache
 
-FORMS = "lmdb:PATH, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH"
+FORMS = (
+    "lmdb:PATH, redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix://PATH, "
+    "redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+)
 
 
 async def open_cache(
@@ -21,6 +22,8 @@ async def open_cache(
     record_ttl_s: float = 30 * 86400.0,
     timeline_ttl_s: float | None = None,
     timeout_s: float = 0.5,
+    acks: int = 0,
+    replica_reads: bool = False,
     on_event: OnEvent = lambda _: None,
 ) -> Cache:
     """Opens LMDB at once; a Redis that is away is asked for `keep` when it answers first.
@@ -37,7 +40,7 @@ async def open_cache(
             timeline_ttl_s=timeline_ttl_s,
             on_event=on_event,
         )
-    if _is_redis(url):
+    try:
         return RedisCache(
             url,
             keep=keep,
@@ -45,23 +48,9 @@ async def open_cache(
             record_ttl_s=record_ttl_s,
             timeline_ttl_s=timeline_ttl_s,
             timeout_s=timeout_s,
+            acks=acks,
+            replica_reads=replica_reads,
             on_event=on_event,
         )
-    raise BadCacheUrl(f"The cache URL is not one of {FORMS}.")
-
-
-def _is_redis(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    if parts.scheme == "unix":
-        return bool(parts.path)
-    database = parts.path.strip("/")
-    return (
-        parts.scheme in ("redis", "rediss")
-        and bool(parts.hostname)
-        and port != 0
-        and (not database or database.isdigit())
-    )
+    except BadCacheUrl as error:
+        raise BadCacheUrl(f"The cache URL is not one of {FORMS}.") from error

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisAway
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from cache import keys
 from cache.codec import CodecError, decode_head, decode_version, encode_version
@@ -20,16 +17,26 @@ from cache.errors import CacheUnavailable, StaleVersion
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import RedisKeys
 from cache.layout import Layout
+from cache.patience import MOST_DAMAGES, Patience, was_late
 from cache.raw import Answer, Question, Seal, Writes
 from cache.reading import OnEvent, read
-from cache.redis_glance import Glances, sealed
+from cache.redis_glance import sealed
+from cache.redis_link import Command
+from cache.redis_url import RedisUrl
 from cache.script import Script
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 from cache.writing import write
 
+log = logging.getLogger(__name__)
+
 FORGET_TIMEOUT_S = 60.0
 """After damage a forget searches the whole store for rows of the user."""
+
+LOST = b"?"
+"""In place of a bound: there is no timeline, but something that never outlives one by itself."""
+
+FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
 
 
 class RedisCache:
@@ -44,6 +51,8 @@ class RedisCache:
         record_ttl_s: float = 30 * 86400.0,
         timeline_ttl_s: float | None = None,
         timeout_s: float = 0.5,
+        acks: int = 0,
+        replica_reads: bool = False,
         connections: int = 64,
         on_event: OnEvent = lambda _: None,
         clock: Callable[[], float] = time.time,
@@ -52,25 +61,14 @@ class RedisCache:
         self._keep, self._least_keep = keep, least_keep
         self._record_ttl_s, self._timeline_ttl_s = record_ttl_s, timeline_ttl_s
         self._timeout_s = timeout_s
+        self._acks, self._replica_reads = acks, replica_reads
         self._on_event, self._clock = on_event, clock
         self._agreed: int | None = None
         self._slots = asyncio.Semaphore(connections)
-        # Our own timeout spans a whole call, and cancelling closes the connection in redis-py 8
-        # (read_response, send_packed_command), so that no reply is left for the next caller.
-        # One retry, on a lost connection only: the pool's are all dead after a server's restart.
-        self._client: Any = Redis.from_pool(  # its types say bytes or str; ours are bytes
-            ConnectionPool.from_url(
-                url,
-                protocol=2,
-                decode_responses=False,
-                socket_timeout=None,
-                socket_connect_timeout=timeout_s,
-                max_connections=connections,
-                driver_info=None,
-                retry=Retry(NoBackoff(), 1, supported_errors=(RedisAway,)),
-            )
+        self._patience = Patience()
+        self._link = RedisUrl.parse(url).link(
+            timeout_s=timeout_s, connections=connections, replica_reads=replica_reads
         )
-        self._glances = Glances(self._client.connection_pool)
         self._fetch, self._append = Script("fetch.lua"), Script("append.lua")
         self._forget, self._quarantine = Script("forget.lua"), Script("quarantine.lua")
 
@@ -86,18 +84,136 @@ class RedisCache:
         layout: Layout | None = None,
         around: Sequence[Event] = (),
         known: Snapshot | None = None,
+        within_s: float | None = None,
+        may_be_old: bool = False,
     ) -> Snapshot:
         if (
             known is not None
             and known.would_answer(user_id, limit, upto, layout, self._clock())
-            and await self._is_unchanged(known.seal)
+            and await self._is_unchanged(known.seal, within_s or self._timeout_s)
         ):
             return known
         question = Question.about(user_id, limit, upto, layout, around)
+        reading = self._read(question, may_be_old=may_be_old and self._replica_reads)
+        return await self._patience.wait(reading, within_s)
+
+    async def append(self, change: Change) -> int:
+        owner = keys.owner_of(change.user_id)
+        writes = write(
+            change,
+            now_s=self._clock(),
+            record_ttl_s=self._record_ttl_s,
+            timeline_ttl_s=self._timeline_ttl_s,
+        )
+        confirming = self._confirming(RedisKeys(owner).floor) if change.statuses else ()
+        if writes is None:
+            if not confirming or not change.base:
+                return change.base
+            writes = Writes(change.user_id, owner, change.base)
+        async with self._translated():
+            version, *rest = await self._append(self._link, *self._called(writes), *confirming)
+        if version is None:
+            raise StaleVersion(f"Somebody wrote this user since version {change.base}.")
+        self._check_acks(rest)
+        return int(version)
+
+    async def forget(self, user_id: str) -> None:
+        owner = keys.owner_of(user_id)
+        place = RedisKeys(owner)
+        async with self._translated(FORGET_TIMEOUT_S):
+            forgotten = 0
+            while not forgotten:
+                (version, head), aside = await self._link.send(
+                    place.timeline,
+                    ("HMGET", place.timeline, "v", "h"),
+                    ("SMEMBERS", place.quarantine),
+                )
+                # Rows can outlive a timeline that was damaged, expired or evicted.
+                is_sure = not aside and not self._timeline_ttl_s
+                rows = await self._rows_of(place, owner, head, is_sure=is_sure)
+                forgotten, *rest = await self._forget(
+                    self._link,
+                    [*place.forgotten, *sorted(aside), *rows],
+                    [version or b"", head or b"", len(aside)],
+                    *self._confirming(place.floor),
+                )
+        self._check_acks(rest)
+
+    async def ping(self) -> None:
+        async with self._translated():
+            await self._link.send(keys.KEEP, ("GET", keys.KEEP))
+            await self._settled()
+
+    async def close(self) -> None:
+        await self._patience.close()
+        await self._link.close()
+
+    async def _is_unchanged(self, seal: Seal, within_s: float) -> bool:
+        """As inside `_translated`, whose layers would cost more than the question."""
+        due_s = asyncio.get_running_loop().time() + within_s
+        try:
+            async with asyncio.timeout_at(due_s):
+                return await self._link.is_unchanged(seal)
+        except FAILURES as failed:
+            if isinstance(failed, TimeoutError):
+                if was_late(due_s):
+                    return False  # it may have answered long ago: a fetch will tell
+                self._patience.start(self._link.doubt(only_glances=True))
+            raise _away(failed, within_s) from failed
+
+    @asynccontextmanager
+    async def _translated(self, timeout_s: float | None = None) -> AsyncIterator[None]:
+        """One call's share of the pool and of time; what the client raises becomes ours."""
+        timeout_s = timeout_s or self._timeout_s
+        try:
+            async with asyncio.timeout(timeout_s), self._slots:
+                yield
+        except FAILURES as failed:
+            if isinstance(failed, TimeoutError):
+                self._patience.start(self._link.doubt())
+            raise _away(failed, timeout_s) from failed
+
+    def _confirming(self, floor: bytes) -> tuple[Command, ...]:
+        """What tells, behind a write on the same connection, how many replicas have it.
+
+        WAIT is about the connection's own last write, and a repeated event writes nothing: so
+        there always is one, of the version floor as it is.
+        """
+        if not self._acks:
+            return ()
+        return ("INCRBY", floor, 0), ("WAIT", self._acks, int(self._timeout_s * 500))
+
+    def _check_acks(self, answers: Sequence[Any]) -> None:
+        if answers and answers[-1] < self._acks:
+            raise CacheUnavailable(
+                f"Only {answers[-1]} of {self._acks} replicas confirmed a write in time."
+            )
+
+    async def _settled(self) -> int:
+        """What the store keeps; asked once, at the first contact."""
+        if self._agreed is None:
+            wanted = wanted_keep(self._keep, self._least_keep)
+            await self._link.send(keys.KEEP, ("SET", keys.KEEP, wanted, "NX"))
+            (remembered,) = await self._link.send(keys.KEEP, ("GET", keys.KEEP))
+            self._agreed = agreed_keep(remembered or b"", self._keep, self._least_keep)
+            await self._warn_of_eviction()
+        return self._agreed
+
+    async def _warn_of_eviction(self) -> None:
+        try:
+            (memory,) = await self._link.send(keys.KEEP, ("INFO", "memory"))
+        except ResponseError:
+            return  # this user may not ask
+        if (policy := str(memory.get("maxmemory_policy"))).startswith("allkeys"):
+            log.warning(
+                "Timelines may be evicted: maxmemory-policy is %s, not volatile-lru.", policy
+            )
+
+    async def _read(self, question: Question, *, may_be_old: bool) -> Snapshot:
         async with self._translated():
             keep = await self._settled()
-            while True:
-                answer = await self._answer(question, keep)
+            for _ in range(MOST_DAMAGES):
+                answer = await self._answer(question, keep, may_be_old=may_be_old)
                 place = RedisKeys(question.owner)
                 try:
                     return read(
@@ -109,90 +225,28 @@ class RedisCache:
                         on_event=self._on_event,
                     )
                 except CodecError:
-                    await self._put_aside(place, question.owner, answer)
+                    if not may_be_old:  # a replica's damage says nothing about the primary
+                        await self._put_aside(place, question.owner, answer)
+                    may_be_old = False
+        raise CacheUnavailable("The timeline was damaged again and again while it was read.")
 
-    async def append(self, change: Change) -> int:
-        writes = write(
-            change,
-            now_s=self._clock(),
-            record_ttl_s=self._record_ttl_s,
-            timeline_ttl_s=self._timeline_ttl_s,
-        )
-        if writes is None:
-            return change.base
-        async with self._translated():
-            version = await self._append(self._client, *self._called(writes))
-        if version is None:
-            raise StaleVersion(f"Somebody wrote this user since version {writes.base}.")
-        return int(version)
-
-    async def forget(self, user_id: str) -> None:
-        owner = keys.owner_of(user_id)
-        place = RedisKeys(owner)
-        async with self._translated(FORGET_TIMEOUT_S):
-            forgotten = 0
-            while not forgotten:
-                version, head = await self._client.hmget(place.timeline, ["v", "h"])
-                aside: list[bytes] = sorted(await self._client.smembers(place.quarantine))
-                # Rows can outlive a timeline that was damaged, expired or evicted.
-                is_sure = not aside and not self._timeline_ttl_s
-                rows = await self._rows_of(place, owner, head, is_sure=is_sure)
-                forgotten = await self._forget(
-                    self._client,
-                    [place.timeline, place.index, place.quarantine, place.floor, *aside, *rows],
-                    [version or b"", head or b"", len(aside)],
-                )
-
-    async def ping(self) -> None:
-        async with self._translated():
-            await self._client.ping()
-            await self._settled()
-
-    async def close(self) -> None:
-        await self._glances.close()
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
-
-    async def _is_unchanged(self, seal: Seal) -> bool:
-        """As inside `_translated`, whose layers would cost more than the question."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._glances.is_unchanged(seal)
-        except (RedisError, OSError) as failed:  # a TimeoutError is an OSError
-            raise _away(failed, self._timeout_s) from failed
-
-    @asynccontextmanager
-    async def _translated(self, timeout_s: float | None = None) -> AsyncIterator[None]:
-        """One call's share of the pool and of time; what the client raises becomes ours."""
-        timeout_s = timeout_s or self._timeout_s
-        try:
-            async with asyncio.timeout(timeout_s), self._slots:
-                yield
-        except (RedisError, OSError) as failed:
-            raise _away(failed, timeout_s) from failed
-
-    async def _settled(self) -> int:
-        """What the store keeps; asked once, at the first contact."""
-        if self._agreed is None:
-            wanted = wanted_keep(self._keep, self._least_keep)
-            await self._client.set(keys.KEEP, wanted, nx=True)
-            remembered: bytes = await self._client.get(keys.KEEP) or b""
-            self._agreed = agreed_keep(remembered, self._keep, self._least_keep)
-        return self._agreed
-
-    async def _answer(self, question: Question, keep: int) -> Answer:
+    async def _answer(self, question: Question, keep: int, *, may_be_old: bool) -> Answer:
         place = RedisKeys(question.owner)
         named = [place.timeline, place.index, place.quarantine]
         has_rows = question.layout and question.wants_rows
         fingerprint = question.layout.fingerprint if has_rows and question.layout else None
         if fingerprint:
             named.append(place.rows(fingerprint))
-        found = await self._fetch(
-            self._client,
+        (found,) = await self._fetch(
+            self._link,
             named,
             [question.least, question.end or b"", question.reach, keep, *question.around],
+            may_be_old=may_be_old,
         )
         version, head, quarantined, first, newer, bounds, chunks, rows, others, values = found
+        is_lost = first == LOST and version is None and not quarantined
+        if is_lost and not self._timeline_ttl_s:
+            self._on_event("evicted_timeline")
         return Answer(
             version=version,
             head=head,
@@ -238,7 +292,8 @@ class RedisCache:
         rows = await self._rows_of(place, owner, answer.head, is_sure=True)
         named = [place.timeline, place.index, place.quarantine, place.floor, *aside, *rows]
         arguments = [answer.version or b"", answer.head or b""]
-        if await self._quarantine(self._client, named, arguments):
+        (is_done,) = await self._quarantine(self._link, named, arguments)
+        if is_done:
             self._on_event("damaged_timeline")
 
     async def _rows_of(
@@ -252,7 +307,7 @@ class RedisCache:
             named = ()
         found = {place.rows(fingerprint) for fingerprint in named}
         if not is_sure:
-            async for key in self._client.scan_iter(match=place.rows_pattern, count=1000):
+            async for key in self._link.scan(place.rows_pattern):
                 if place.is_rows(key):
                     found.add(key)
         return sorted(found)

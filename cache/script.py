@@ -9,6 +9,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
+from cache.redis_link import Command, Link
+
 
 class Script:
     """Calls are one round trip, but for the first after a server's start."""
@@ -18,9 +20,17 @@ class Script:
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(
-        self, client: Any, keys: Sequence[bytes], arguments: Sequence[bytes | int]
-    ) -> Any:
+        self,
+        link: Link,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | int],
+        *after: Command,
+        may_be_old: bool = False,
+    ) -> list[Any]:
+        """Its answer, then those of commands sent `after` it on the same connection."""
+        called = (len(keys), *keys, *arguments)
+        by_hash, by_text = ("EVALSHA", self._sha, *called), ("EVAL", self._text, *called)
         try:
-            return await client.execute_command("EVALSHA", self._sha, len(keys), *keys, *arguments)
+            return await link.send(keys[0], by_hash, *after, may_be_old=may_be_old)
         except NoScriptError:
-            return await client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+            return await link.send(keys[0], by_text, *after, may_be_old=may_be_old)

@@ -53,6 +53,12 @@ def serve(
     timeline_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
     ] = None,
+    store_acks: Annotated[
+        int | None,
+        typer.Option(
+            help="Replicas that have an event before it is acknowledged.", show_default="0"
+        ),
+    ] = None,
     drain_s: Annotated[
         float | None,
         typer.Option(help="Seconds between SIGTERM and closing.", show_default="1"),
@@ -80,6 +86,7 @@ def serve(
         "threads": threads,
         "record_ttl_s": record_ttl_s,
         "timeline_ttl_s": timeline_ttl_s,
+        "store_acks": store_acks,
         "drain_s": drain_s,
         "log_format": log_format,
     }

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from cache.base import Cache, Sweeps
-from cache.errors import BadCacheUrl, CacheError, CacheMismatch
+from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
 from service.batcher import COST_PER_MS, Batcher
@@ -98,6 +98,7 @@ class House:
             self.metrics,
             default_deadline_ms=settings.default_deadline_ms,
             near_bytes=settings.near_mib << 20,
+            fetch_s=settings.store_fetch_ms / 1e3,
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
         await warm_up(model)
@@ -136,19 +137,29 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
 async def open_store(settings: Settings, model: Model, metrics: Metrics | None = None) -> Cache:
     """The store that the settings name, told how much this model needs kept."""
     try:
-        return await open_cache(
+        cache = await open_cache(
             settings.cache,
             keep=settings.keep,
             least_keep=model.spec.least_keep,
             record_ttl_s=settings.record_ttl_s,
             timeline_ttl_s=settings.timeline_ttl_s,
             timeout_s=settings.store_timeout_ms / 1e3,
+            acks=settings.store_acks,
+            replica_reads=settings.store_replica_reads,
             on_event=metrics.store_event if metrics else _ignore,
         )
     except (BadCacheUrl, CacheMismatch) as error:
         raise UsageError(str(error)) from error
     except CacheError as error:
         raise StartError(str(error)) from error
+    try:
+        await cache.ping()
+    except CacheUnavailable as away:
+        log.warning("the store is away", error=str(away))
+    except CacheMismatch as error:
+        await cache.close()
+        raise UsageError(str(error)) from error
+    return cache
 
 
 def _ignore(_event: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.base import Cache
+from cache.breaker import Breaker
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.snapshot import Snapshot
 from cache.timeline import Timeline
@@ -95,12 +96,20 @@ class Memories:
     """Finds out about users; rows that had to be rebuilt are kept once the answer has gone."""
 
     def __init__(
-        self, cache: Cache, chores: Chores, clock: Callable[[], float], *, near_bytes: int
+        self,
+        cache: Cache,
+        chores: Chores,
+        clock: Callable[[], float],
+        *,
+        near_bytes: int,
+        fetch_s: float | None = None,
     ) -> None:
         self._cache = cache
         self._chores = chores
         self._clock = clock
         self._near: Near[Known] = Near(near_bytes)
+        self._fetch_s = fetch_s
+        self._breaker = Breaker()
 
     async def remember(self, question: Question) -> Memory:
         """The user's newest window of events and rows, from wherever they can be had."""
@@ -110,7 +119,7 @@ class Memories:
         key = (model.fingerprint, question.user_id)
         known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.window, known)
+            snapshot = await self._fetch(question, model.spec.window, known, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
                 snapshot = await self._fetch(question, model.spec.window)
             if known is not None and snapshot is known.snapshot:
@@ -128,16 +137,32 @@ class Memories:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
-    async def _fetch(self, question: Question, limit: int, known: Known | None = None) -> Snapshot:
+    async def _fetch(
+        self,
+        question: Question,
+        limit: int,
+        known: Known | None = None,
+        *,
+        may_be_old: bool = False,
+    ) -> Snapshot:
+        if not self._breaker.admits():
+            raise CacheUnavailable("The store has failed too often; it is asked again soon.")
         began = perf_counter()
         try:
-            return await self._cache.fetch(
+            snapshot = await self._cache.fetch(
                 question.user_id,
                 limit=limit,
                 upto=question.timestamp,
                 layout=question.model.layout,
                 known=known.snapshot if known else None,
+                within_s=self._fetch_s,
+                may_be_old=may_be_old,
             )
+            self._breaker.worked()
+            return snapshot
+        except CacheUnavailable:
+            self._breaker.failed()
+            raise
         finally:
             question.timings.cache += perf_counter() - began
 

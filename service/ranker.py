@@ -32,9 +32,10 @@ class Ranker:
         *,
         default_deadline_ms: float = 10_000.0,
         near_bytes: int = 0,
+        fetch_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes)
+        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms

@@ -88,8 +88,6 @@ class Recorder:
             # The rows around the change are gone: they need the ids of every layer's window.
             change = await self._merged(model, user_id, events, model.spec.least_keep, timings)
         change = await self._with_rows(model, change, deadline, timings)
-        if change.is_empty:
-            return Recorded(change.statuses, change.base)
         began = perf_counter()
         version = await self._cache.append(change)
         timings.cache += perf_counter() - began

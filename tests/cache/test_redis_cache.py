@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from cache.errors import CacheMismatch, CacheUnavailable
+from cache.errors import CacheMismatch, CacheUnavailable, StaleVersion
 from cache.redis_cache import RedisCache
 from cache.snapshot import Snapshot
-from tests.cache.stores import LAYOUT, RedisStore, rows_of, some_events
+from tests.cache.stores import LAYOUT, OTHER, RedisStore, rows_of, some_events
 
 
 @pytest.fixture
@@ -157,3 +157,45 @@ async def test_the_store_may_be_away_at_start(own_redis: Any) -> None:
         await second.fetch("u", limit=1)
     await first.close()
     await second.close()
+
+
+async def test_a_timeline_that_lost_its_index_is_whole(store: RedisStore) -> None:
+    """An index that was evicted by itself is made again from the timeline."""
+    cache = store.open()
+    await _post(cache, "u", 0, 90)
+    change = (await cache.fetch("u", limit=9, around=some_events(1, 90))).merge(some_events(1, 90))
+    store.client.delete(*store.client.keys("*:i:*"))
+    with pytest.raises(StaleVersion):
+        await cache.append(change)
+    found = await cache.fetch("u", limit=100)
+    assert (len(found.timeline), found.quarantined) == (90, False)
+    await cache.append(change)
+    assert len((await cache.fetch("u", limit=100)).timeline) == 91
+    await cache.close()
+
+
+async def test_an_evicted_timeline_is_counted(store: RedisStore) -> None:
+    """A timeline that is gone while its index or its rows are there was evicted."""
+    seen: list[str] = []
+    cache = store.open(on_event=seen.append)
+    await _post(cache, "u", 0, 9)
+    await cache.fetch("nobody", limit=9, layout=LAYOUT)
+    assert not seen
+    store.client.delete(*store.client.keys("*:t:*"))
+    assert (await cache.fetch("u", limit=9, layout=LAYOUT)).version == 0
+    assert seen == ["evicted_timeline"]
+    await cache.close()
+
+
+async def test_events_wait_for_replicas(store: RedisStore) -> None:
+    """With `acks` a write that too few replicas have is refused, and so is its repetition."""
+    cache = store.open()
+    await _post(cache, "u", 0, 3)
+    careful = store.open(acks=1, timeout_s=1.0)
+    for start in (3, 0):
+        with pytest.raises(CacheUnavailable, match="0 of 1 replicas"):
+            await _post(careful, "u", start, 1)
+    rows = (await careful.fetch("u", limit=9, layout=OTHER)).merge([]).with_rows(*rows_of(4))
+    await careful.append(rows)  # can be computed again: nobody waits
+    for opened in (cache, careful):
+        await opened.close()

@@ -71,7 +71,8 @@ async def tenants(models: list[Path], store_url: str) -> AsyncIterator[list[Tena
         stack.push_async_callback(cache.close)
         found = []
         for bundle in models:
-            house = House.of(read_settings(bundle=bundle, cache=store_url))
+            settings_of_one = read_settings(bundle=bundle, cache=store_url, store_fetch_ms=20_000)
+            house = House.of(settings_of_one)
             await stack.enter_async_context(house.open(cache))
             found.append(Tenant(house, bundle))
         yield found

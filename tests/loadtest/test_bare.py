@@ -19,7 +19,7 @@ from models.spec import Spec
 from service import bare, bare_cache
 from service.bare import flops_of
 from tests.bundles import TINY, random_model
-from tests.conftest import RedisServer
+from tests.servers import RedisServer
 
 
 @pytest.mark.parametrize("candidates", [1, 7])
