@@ -100,6 +100,8 @@ class Doorway:
         response: ASGIApp = self._app
         if house.drain.is_closing and not path.startswith(("/health/", "/v2/health/")):
             response = tell(Draining(), house.metrics)
+        elif house.guard is not None and (refusal := house.guard.refusal(scope)) is not None:
+            response = tell(refusal, house.metrics)
         elif shortcut is not None:
             scope[ROUTE] = path
             try:

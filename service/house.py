@@ -10,6 +10,7 @@ from cache.base import Cache
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
+from service.auth import Guard
 from service.batcher import COST_PER_MS, Batcher
 from service.chores import Chores
 from service.cpus import threads_for
@@ -39,6 +40,8 @@ class House:
     is_warm: bool = False
     start_error: ServiceError | None = None
     fingerprint: bytes = b""
+    #: Who asks each caller for a key; None where no keys are configured.
+    guard: Guard | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
     ranker: Ranker = field(init=False)
@@ -78,6 +81,10 @@ class House:
 
     async def _furnish(self, stack: AsyncExitStack, cache: Cache | None) -> None:
         settings = self.settings
+        if settings.keys is not None:
+            self.guard = Guard(
+                settings.keys, workers=settings.workers, open_metrics=settings.open_metrics
+            )
         model = open_model(settings, stack, self.metrics)
         if cache is None:
             cache = await open_store(settings, model, self.metrics)

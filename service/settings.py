@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1, le=256)
+    keys: Path | None = Field(None, description="file of API keys; none = nobody is asked for one")
+    no_keys: bool = Field(False, description="listen beyond this machine without keys")
+    open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
     provider: str = "cpu"
     threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")
     worker_metrics_dir: Path | None = None
