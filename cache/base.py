@@ -6,14 +6,14 @@ not understand: one row per event, usable only for the event whose hash it carri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 
-__all__ = ["Cache", "Layout"]
+__all__ = ["Cache", "Layout", "Sweeps"]
 
 
 class Cache(Protocol):
@@ -54,3 +54,15 @@ class Cache(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A cache whose store expires nothing by itself."""
+
+    def sweep(self) -> AsyncGenerator[int, None]:
+        """Deletes rows that have expired; yields how many chunks, after each short transaction.
+
+        Several processes may sweep one store at once. Raises `CacheUnavailable`.
+        """
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -126,19 +126,19 @@ class LmdbCache:
             await asyncio.to_thread(self._writer.close)
             self._env.close()
 
-    async def sweep(self) -> int:
-        """Deletes rows that have expired, in short transactions; says how many chunks."""
-        count = 0
+    async def sweep(self) -> AsyncGenerator[int, None]:
+        """Deletes rows that have expired; yields how many chunks, after each short transaction."""
         start: bytes | None = keys.LMDB_ROWS
         while start is not None:
             now_s = self._clock()
             look = partial(lmdb_store.expired_rows, start=start, limit=SWEEP_KEYS, now_s=now_s)
             expired, start = await asyncio.to_thread(self._read, look)
+            count = 0
             if expired:
-                count += await self._written(
+                count = await self._written(
                     partial(lmdb_store.delete_expired, row_keys=expired, now_s=now_s)
                 )
-        return count
+            yield count
 
     def _agree(self, keep: int | None, least_keep: int) -> int:
         wanted = wanted_keep(keep, least_keep)

@@ -18,6 +18,7 @@ import xxhash
 
 from models.spec import Spec, SpecError
 
+#: To be raised when the weights, the graphs' ports or the manifest come to mean something else.
 FORMAT = 1
 OPSET = 23
 MANIFEST = "manifest.json"

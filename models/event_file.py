@@ -6,8 +6,9 @@ by its line, a Parquet row by its number from 1.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from models.event_source import EventsError, Source, open_source, shown
 ID_BYTES = 128
 KEY_COLUMNS = ("user_id", "item_id", "timestamp")
 FEEDBACK_TIMESTAMP = "feedback_timestamp"
+RESERVED = frozenset({*KEY_COLUMNS, FEEDBACK_TIMESTAMP})
 #: Seconds of up to 18 digits: twice the largest still fits an int64, which merging relies on.
 TIMESTAMP_LIMIT = 10**18
 UNKNOWN = -1
@@ -50,18 +52,14 @@ class EventColumns:
 
 def read_columns(path: Path | str, tasks: Sequence[str] | None = None) -> EventColumns:
     """Read an events file; `tasks` defaults to every column that holds nothing but 0 and 1."""
-    source = open_source(Path(path))
-    for name in KEY_COLUMNS:
-        source.require(name)
-    reserved = {*KEY_COLUMNS, FEEDBACK_TIMESTAMP}
+    source, others = _opened(Path(path))
     wanted = None if tasks is None else tuple(tasks)
     for name in wanted or ():
-        if name in reserved:
+        if name in RESERVED:
             raise EventsError(f"{source.path}: the column {name} cannot be a task")
         source.require(name)
     if wanted is not None and len(set(wanted)) != len(wanted):
         raise EventsError(f"{source.path}: a task is named twice in {', '.join(wanted)}")
-    others = tuple(name for name in source.names if name not in reserved)
     has_feedback_time = FEEDBACK_TIMESTAMP in source.names
     columns = (
         *KEY_COLUMNS,
@@ -71,16 +69,72 @@ def read_columns(path: Path | str, tasks: Sequence[str] | None = None) -> EventC
     table = source.read(columns)
     if not table.num_rows:
         raise EventsError(f"{source.path} has a header but no events")
-    users, items = (_ids(source, name, table[name]) for name in ("user_id", "item_id"))
-    timestamps = _timestamps(source, "timestamp", table["timestamp"], None)
-    feedback_timestamps = timestamps
-    if has_feedback_time:
-        column = table[FEEDBACK_TIMESTAMP]
-        feedback_timestamps = _timestamps(source, FEEDBACK_TIMESTAMP, column, timestamps)
     if wanted is None:
         labels = _find_labels(source, table, others)
     else:
         labels = {name: _labels(source, name, table[name]) for name in wanted}
+    return _columns(source, table, labels)
+
+
+class ColumnStream:
+    """The events of a file of any size, part by part; `tasks` is known when all have been read."""
+
+    def __init__(self, path: Path) -> None:
+        self.source, self.others = _opened(path)
+        self._known: set[str] = set()
+        self._faults: dict[str, EventsError] = {}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every column that holds nothing but 0 and 1, and at least one of them."""
+        return tuple(n for n in self.others if n in self._known and n not in self._faults)
+
+    def __iter__(self) -> Iterator[EventColumns]:
+        rows = 0
+        for batch in self.source.stream(self.source.names):
+            if batch.num_rows:
+                yield self._checked(pa.Table.from_batches([batch]), rows)
+                rows += batch.num_rows
+        if not rows:
+            raise EventsError(f"{self.source.path} has a header but no events")
+        if not self.tasks:
+            faults = [self._faults[name] for name in self.others if name in self._faults]
+            raise faults[0] if faults else _no_tasks(self.source)
+
+    def _checked(self, table: pa.Table, first: int) -> EventColumns:
+        """One part, whose rows are named as rows of the whole; its tasks are all the others."""
+        place = self.source.place
+        source = dataclasses.replace(self.source, place=lambda row: place(first + row))
+        labels = {}
+        for name in self.others:
+            labels[name] = np.full(table.num_rows, UNKNOWN, np.int8)
+            if name not in self._faults:
+                try:
+                    labels[name] = _labels(source, name, table[name])
+                except EventsError as fault:
+                    self._faults[name] = fault
+                if (labels[name] != UNKNOWN).any():
+                    self._known.add(name)
+        return _columns(source, table, labels)
+
+
+def _opened(path: Path) -> tuple[Source, tuple[str, ...]]:
+    """A file with all the columns it must have, and the names of the others."""
+    source = open_source(path)
+    for name in KEY_COLUMNS:
+        source.require(name)
+    return source, tuple(name for name in source.names if name not in RESERVED)
+
+
+def _columns(
+    source: Source, table: pa.Table, labels: dict[str, np.ndarray[Any, Any]]
+) -> EventColumns:
+    users, items = (_ids(source, name, table[name]) for name in ("user_id", "item_id"))
+    timestamps = _timestamps(source, "timestamp", table["timestamp"], None)
+    feedback_timestamps = timestamps
+    if FEEDBACK_TIMESTAMP in table.column_names:
+        column = table[FEEDBACK_TIMESTAMP]
+        feedback_timestamps = _timestamps(source, FEEDBACK_TIMESTAMP, column, timestamps)
     shape = (table.num_rows, len(labels))
     return EventColumns(
         users=users,
@@ -189,7 +243,11 @@ def _find_labels(
         return found
     for name in names:
         _labels(source, name, table[name])  # complains of the first cell that is something else
-    raise EventsError(f"{source.path} has no task column with a 0 or a 1 in it")
+    raise _no_tasks(source)
+
+
+def _no_tasks(source: Source) -> EventsError:
+    return EventsError(f"{source.path} has no task column with a 0 or a 1 in it")
 
 
 def _read_labels(column: pa.ChunkedArray) -> tuple[Any, np.ndarray[Any, Any], Any]:

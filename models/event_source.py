@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -13,6 +15,9 @@ import pyarrow.parquet as pq
 
 _PARQUET_MAGIC = b"PAR1"
 _CSV_BLOCK_BYTES = 16 << 20
+_STREAM_BLOCK_BYTES = 2 << 20
+_STREAM_ROWS = 1 << 16
+_CSV_ROW_BYTES = 16  # about the shortest there is
 
 
 class EventsError(ValueError):
@@ -21,12 +26,14 @@ class EventsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened file: its columns' names, a way to read some, and how it names a row."""
+    """An opened file: its columns' names, ways to read some, and how it names a row."""
 
     path: Path
     names: tuple[str, ...]
     is_text: bool
+    rows: int  # of a CSV file an estimate, rather too many
     read: Callable[[Sequence[str]], pa.Table]
+    stream: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
     place: Callable[[int], str]
 
     def require(self, name: str) -> None:
@@ -63,11 +70,19 @@ def _open_parquet(path: Path) -> Source:
         except (pa.ArrowException, OSError) as error:
             raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
 
+    def stream(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                yield from file.iter_batches(_STREAM_ROWS, columns=list(names))
+        except (pa.ArrowException, OSError) as error:
+            raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
+
     try:
-        names = tuple(pq.ParquetFile(path).schema_arrow.names)
+        with pq.ParquetFile(path) as file:
+            names, rows = tuple(file.schema_arrow.names), int(file.metadata.num_rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
-    return Source(path, names, False, read, lambda row: f"row {row + 1}")
+    return Source(path, names, False, rows, read, stream, lambda row: f"row {row + 1}")
 
 
 def _open_csv(path: Path, start: bytes) -> Source:
@@ -83,24 +98,38 @@ def _open_csv(path: Path, start: bytes) -> Source:
         raise EventsError(f"{path} is empty")
 
     def read(wanted: Sequence[str]) -> pa.Table:
-        try:
-            return pa_csv.read_csv(
-                path,
-                read_options=pa_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(wanted, pa.large_binary()),
-                    include_columns=list(wanted),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
-        except (pa.ArrowException, OSError) as error:
-            ragged = _ragged_row(path, len(names))
-            reason = ragged or f"{path} can't be read as CSV: {_first_line(error)}"
-            raise EventsError(reason) from error
+        with _as_csv(path, len(names)):
+            return pa_csv.read_csv(path, **_csv_options(wanted, _CSV_BLOCK_BYTES))
 
-    return Source(path, names, True, read, lambda row: f"line {_line(path, row)}")
+    def stream(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with _as_csv(path, len(names)):
+            yield from pa_csv.open_csv(path, **_csv_options(wanted, _STREAM_BLOCK_BYTES))
+
+    rows = path.stat().st_size // _CSV_ROW_BYTES
+    return Source(path, names, True, rows, read, stream, lambda row: f"line {_line(path, row)}")
+
+
+def _csv_options(wanted: Sequence[str], block_bytes: int) -> dict[str, Any]:
+    return {
+        "read_options": pa_csv.ReadOptions(block_size=block_bytes),
+        "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
+        "convert_options": pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(wanted, pa.large_binary()),
+            include_columns=list(wanted),
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    }
+
+
+@contextmanager
+def _as_csv(path: Path, width: int) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        ragged = _ragged_row(path, width)
+        reason = ragged or f"{path} can't be read as CSV: {_first_line(error)}"
+        raise EventsError(reason) from error
 
 
 def _header_bytes(path: Path, start: bytes) -> tuple[str, ...]:

@@ -5,15 +5,16 @@ Everything else is checked against this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from models.bundle import Bundle, Vocabulary
+from models.bundle import Bundle, BundleError, Vocabulary
 from models.evaluate import Question
 from models.events import UNKNOWN, EventTable
 from models.marm import Marm
@@ -23,10 +24,30 @@ Array = np.ndarray[Any, Any]
 
 
 def load_model(bundle: Bundle) -> Marm:
-    """The bundle's weights as the PyTorch model."""
+    """The bundle's weights as the PyTorch model; `BundleError` if its shape asks for others."""
     model = Marm(bundle.spec, len(bundle.vocabulary))
-    model.load_state_dict(safetensors.torch.load_file(bundle.file("weights.safetensors")))
+    file = bundle.file("weights.safetensors")
+    weights = safetensors.torch.load_file(file)
+    if differences := _differences(model.state_dict(), weights):
+        raise BundleError(f"{file} does not fit this version of Marmot: {'; '.join(differences)}")
+    model.load_state_dict(weights)
     return model.eval()
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, not known, or of another shape, each by its name."""
+    missing = [f"{name} is missing" for name in wanted if name not in found]
+    unknown = [f"{name} is not known" for name in sorted(found) if name not in wanted]
+    other = [
+        f"{name} is {_shape(found[name])}, not {_shape(weight)}"
+        for name, weight in wanted.items()
+        if name in found and _shape(found[name]) != _shape(weight)
+    ]
+    return missing + unknown + other
+
+
+def _shape(weight: Tensor) -> str:
+    return f"{str(weight.dtype).removeprefix('torch.')} {tuple(weight.shape)}"
 
 
 @torch.no_grad()

@@ -54,6 +54,12 @@ def order_events(
         raise ValueError("a user needs 5 events or more to be evaluated: add pairs or noise")
     if 3 * pairs_per_user + noise >= LONGEST_S:
         raise ValueError(f"a user's events must fit into {LONGEST_S} seconds")
+    most_noise = 7 * pairs_per_user - 1 if pairs_per_user > 1 else 15
+    if noise > most_noise:
+        raise ValueError(
+            f"the tenth of a user's events that is held out must leave a probe to train on: noise "
+            f"must be at most {most_noise} where a user sees {pairs_per_user} pair(s), not {noise}"
+        )
     random = np.random.default_rng(seed)
     for user in range(users):
         chosen = random.choice(pairs, pairs_per_user, replace=False)

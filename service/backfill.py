@@ -6,13 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from cache.base import Cache
 from cache.timeline import Event, Mark
-from models.events import UNKNOWN, EventTable, read_events
+from models.event_parts import split_events
+from models.events import UNKNOWN, EventTable
 from service.job import Lane
 from service.recorder import Recorder
 from service.registry import Model
@@ -20,8 +23,9 @@ from service.timings import Timings
 
 AT_ONCE = 16
 DEADLINE_S = 60.0
+STEPS = 1_000  # that progress shows of each part
 
-#: Called with users done and users in all.
+#: Called with how much is done, and of how much.
 Progress = Callable[[int, int], None]
 
 
@@ -35,8 +39,27 @@ class Backfilled:
 
 
 async def backfill(model: Model, cache: Cache, events: Path, progress: Progress) -> Backfilled:
-    """Records every event of a file; a second run changes nothing."""
-    return await fill(model, cache, await asyncio.to_thread(read_events, events), progress)
+    """Records every event of a file of any size; a second run changes nothing.
+
+    Nothing is recorded before the whole file has been checked.
+    """
+    users = recorded = done = 0
+    statuses: Counter[str] = Counter()
+    with TemporaryDirectory(prefix="marmot-") as folder:
+        parts = await asyncio.to_thread(split_events, events, Path(folder))
+        waiting = iter(parts)
+        while (table := await asyncio.to_thread(next, waiting, None)) is not None:
+            shown = partial(_show, progress, done, len(parts.files))
+            found = await fill(model, cache, table, shown)
+            users, recorded = users + found.users, recorded + found.events
+            statuses.update(found.statuses)
+            done += 1
+    return Backfilled(users, recorded, dict(sorted(statuses.items())))
+
+
+def _show(progress: Progress, part: int, parts: int, users: int, most: int) -> None:
+    """How many users there are is known of one part at a time."""
+    progress(part * STEPS + users * STEPS // most, parts * STEPS)
 
 
 async def fill(model: Model, cache: Cache, table: EventTable, progress: Progress) -> Backfilled:

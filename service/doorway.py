@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import CallerGone
 from service.errors import Draining, InternalError, Problem, ServiceError
+from service.gate import HOUSE
 from service.house import House
 from service.problems import tell
 from service.timings import Timings
@@ -125,6 +126,7 @@ class Doorway:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A start that fails for a known reason is told in its sentence, not as a traceback."""
+        scope.setdefault("state", {})[HOUSE] = self.house
 
         async def send_sentence(message: Message) -> None:
             error = self.house.start_error

@@ -6,6 +6,7 @@ ServiceError                    exit code 1 on the command line
 ├── NotMeasured                 an evaluation came to no figures
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── NotInference        400 not a request of the Open Inference Protocol
+    ├── NotHttp             400 what was sent is no HTTP
     ├── Unauthorized        401 no key, or one that is not known
     ├── Forbidden           403 a key without the scope that this takes
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
@@ -16,6 +17,7 @@ ServiceError                    exit code 1 on the command line
     ├── BodyTooLarge        413
     ├── NotJson             415
     ├── RateLimited         429 with Retry-After: the key's own rate
+    ├── HeadTooLarge        431 the request line and the headers are over the limit
     ├── EngineFailed        500 the runtime refused a batch
     ├── InternalError       500 anything unforeseen; reveals nothing
     ├── Unavailable         503 with Retry-After
@@ -122,6 +124,12 @@ class RateLimited(Problem):
         return {**super().headers(), "retry-after": str(ceil(self._wait_s))}
 
 
+class NotHttp(Problem):
+    """No request could be made out."""
+
+    status, slug, title, closes = 400, "not-http", "What was sent is not HTTP", True
+
+
 class InvalidRequest(Problem):
     """A field is missing, of the wrong type, or over a limit."""
 
@@ -162,6 +170,12 @@ class NotJson(Problem):
     """The body is declared as something else than JSON."""
 
     status, slug, title, closes = 415, "not-json", "Only application/json is understood", True
+
+
+class HeadTooLarge(Problem):
+    """The request line and the headers are over the limit."""
+
+    status, slug, title, closes = 431, "head-too-large", "The headers are too large", True
 
 
 class EngineFailed(Problem):

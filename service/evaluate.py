@@ -7,6 +7,7 @@ by its URL gets each history along with the question, and its store is not touch
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -95,9 +96,13 @@ async def _fill(settings: Settings, table: EventTable) -> None:
 
 @contextmanager
 def _own_server(settings: Settings, log: Path) -> Iterator[str]:
-    """`marmot serve` on a free port, by its URL; stopped afterwards."""
+    """`marmot serve` on a free port, by its URL; stopped afterwards, also if we are killed."""
+    program = (
+        f"from service.parent import end_with; end_with({os.getpid()}); "
+        "from service.marmot import main; main()"
+    )
     command = [
-        sys.executable, "-c", "from service.marmot import main; main()", "serve",
+        sys.executable, "-c", program, "serve",
         "--bundle", str(settings.bundle), "--cache", settings.cache, "--host", "127.0.0.1",
         "--port", "0", "--workers", "1", "--drain-s", "0",
     ]  # fmt: skip

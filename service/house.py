@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from cache.base import Cache
+from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
@@ -25,6 +25,7 @@ from service.registry import Model, Registry
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
+from service.sweeper import Sweeper
 
 
 @dataclass(eq=False)
@@ -90,6 +91,8 @@ class House:
             cache = await open_store(settings, model, self.metrics)
             stack.push_async_callback(cache.close)
         self.cache = cache
+        if isinstance(cache, Sweeps):
+            stack.push_async_callback(Sweeper(cache, settings.sweep_every_s).close)
         self.chores = Chores(on_error=lambda error: log.warning("chore failed", error=repr(error)))
         stack.push_async_callback(self.chores.close)
         self.registry.add(model)

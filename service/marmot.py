@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import entry_points
 
@@ -30,7 +31,13 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Runs the command line; exit code 0, 1 (failed) or 2 (bad usage)."""
+    signal.signal(signal.SIGTERM, _unwind)
     sys.exit(run(sys.argv[1:]))
+
+
+def _unwind(number: int, _frame: object) -> None:
+    """Ends as an exception does, so that nothing half-written or running is left behind."""
+    sys.exit(128 + number)
 
 
 def run(arguments: list[str]) -> int:

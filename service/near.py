@@ -50,7 +50,9 @@ class Near(Generic[T]):
             return
         self._kept[key] = (value, now_s)
         self._bytes += value.size_bytes
-        while self._bytes > self._budget_bytes or self._oldest_s() < now_s - IDLE_S:
+        while self._kept and (
+            self._bytes > self._budget_bytes or self._oldest_s() < now_s - IDLE_S
+        ):
             self.drop(next(iter(self._kept)))
 
     def drop(self, key: tuple[str, str]) -> None:

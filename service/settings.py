@@ -34,8 +34,10 @@ class Settings(BaseSettings):
     timeline_ttl_s: int | None = Field(None, ge=1)
     store_timeout_ms: float = Field(500.0, gt=0)
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
+    sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
     body_limit_bytes: int = Field(1 << 20, ge=1)
+    head_limit_bytes: int = Field(32 << 10, ge=1, description="the request line and the headers")
     body_timeout_s: float = Field(10.0, gt=0)
     max_candidates: int = Field(2_000, ge=1)
     max_history: int = Field(10_000, ge=0)

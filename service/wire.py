@@ -11,13 +11,14 @@ import asyncio
 from typing import Any, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.gate import Gate
 
 REQUESTS = "marmot.requests"
 BODY = "marmot.body"
 
 
-class Wire(HttpToolsProtocol):
+class Wire(Gate):
     """Uvicorn's protocol on a transport that waits for the body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from multiprocessing import parent_process
+from typing import TYPE_CHECKING, cast
 
+from service.parent import end_with
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,5 +17,7 @@ def create_worker(settings: Settings) -> Doorway:
     from service.app import create_app  # noqa: PLC0415
     from service.logging import configure_logging  # noqa: PLC0415
 
+    if parent := parent_process():
+        end_with(cast("int", parent.pid))
     configure_logging(form=settings.log_format, level=settings.log_level)
     return create_app(settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import Command
+from tests.servers import Command
 
 WAYS = {
     "two layers, order alone": ["--depth", "2", "--time-gap", "off", "--epochs", "60"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from tests.bundles import make_bundle
-from tests.laws.world import World
-from tests.service.conftest import Running, flush, free_port, marmot
-
-__all__ = ["free_port", "marmot"]  # fixtures of the service's tests, wanted here too
+from tests.laws.world import Bundles, World
+from tests.servers import Running, flush
 
 SPECS: dict[str, dict[str, Any]] = {
     "shallow": {"depth": 1, "window": 4, "tasks": ("like",)},
@@ -25,8 +23,6 @@ SPECS: dict[str, dict[str, Any]] = {
     "four, int8": {"depth": 4, "window": 4, "cache_dtype": "int8"},
 }
 STORES = ("lmdb", "redis")
-
-Bundles = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.laws.world import CANDIDATES, Posted, World, cells, scores_of
+from tests.laws.world import CANDIDATES, Posted, World, scores_of
+from tests.stored import cells
 
 NOW = 1_000_000
 

@@ -15,9 +15,8 @@ import pytest
 from service.host import fill_store
 from service.settings import read_settings
 from tests.bundles import make_bundle
-from tests.laws.conftest import Bundles
-from tests.laws.world import CANDIDATES, Posted, World, reference, scores_of
-from tests.service.conftest import Running, wait_until
+from tests.laws.world import CANDIDATES, Bundles, Posted, World, reference, scores_of
+from tests.servers import Running, wait_until
 
 NOW = 10**7
 KINDS = pytest.mark.parametrize("name", ["shallow", "four", "three, float16", "four, int8"])

@@ -22,7 +22,7 @@ from models.reference import load_model
 from models.spec import Spec
 from tests.bundles import random_model
 from tests.laws.world import CACHED, scores_of
-from tests.service.conftest import ROOT, Command, Running
+from tests.servers import ROOT, Command, Running
 
 USERS = 50
 CANDIDATES = 30
@@ -51,16 +51,30 @@ def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def movielens_bundle(
     request: pytest.FixtureRequest, movielens: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The default spec with random weights; and what `make serve` trained, if it has."""
-    if request.param == "trained":
-        try:
-            load_model(load_bundle(ROOT / "var" / "bundle"))
-        except (BundleError, RuntimeError):
-            pytest.skip("no bundle of this version in var/bundle; `make serve` trains one")
-        return ROOT / "var" / "bundle"
-    items = read_events(movielens).item_ids[:1_600]  # some items are unknown
+    """The default spec with random weights; and a trained one, from `make serve` or our own."""
     path = tmp_path_factory.mktemp("bundles") / "movielens"
+    if request.param == "trained":
+        return made_bundle() or train_small(movielens, path)
+    items = read_events(movielens).item_ids[:1_600]  # some items are unknown
     export(random_model(Spec(), len(items)), items, [None] * len(items), path)
+    return path
+
+
+def made_bundle() -> Path | None:
+    """What `make serve` trained, if it has, and if that is of this version."""
+    path = ROOT / "var" / "bundle"
+    try:
+        load_model(load_bundle(path))
+    except BundleError:
+        return None
+    return path
+
+
+def train_small(events: Path, path: Path) -> Path:
+    """A bundle of two layers, trained for one epoch: about twenty seconds."""
+    shape = ("--depth", "2", "--width", "16", "--heads", "2", "--epochs", "1")
+    code, _, err = Command("train", "--events", events, "--out", path, *shape).ends(300)
+    assert code == 0, err
     return path
 
 

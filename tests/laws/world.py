@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redis import Redis
 
 from models.bundle import Bundle, load_bundle
 from models.event_file import UNKNOWN, EventColumns, Ids
 from models.events import EventTable, merge
 from models.reference import Reference, load_model
 from models.requests import Request
-from tests.service.conftest import Running
+from tests.servers import Running
+from tests.stored import cells, drop, is_record
 
 Array = np.ndarray[Any, Any]
 Posted = dict[str, Any]
-Cell = tuple[bytes, bytes]
+Bundles = Callable[[str], Path]
 
 #: Law 1, by the dtype of the cache.
 CACHED = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}
@@ -106,39 +106,3 @@ class World:
         for cell in cells(self.running):
             if is_record(cell) and user_id.encode() in cell[0]:
                 drop(self.running, cell)
-
-
-def is_record(cell: Cell) -> bool:
-    key = cell[0]
-    return key.split(b":")[2:3] == [b"r"] if key.startswith(b"marmot:") else key[:1] == b"r"
-
-
-def cells(running: Running) -> dict[Cell, bytes]:
-    """Everything in the store: keys, fields and values."""
-    url = running.house.settings.cache
-    if url.startswith("lmdb:"):
-        with running.house.cache._env.begin() as txn:  # type: ignore[attr-defined]
-            return {(key, b""): value for key, value in txn.cursor()}
-    found: dict[Cell, bytes] = {}
-    with Redis.from_url(url) as store:
-        for key in store.scan_iter(count=1_000):
-            kind = store.type(key)
-            if kind == b"hash":
-                found |= {(key, name): value for name, value in store.hgetall(key).items()}
-            elif kind == b"zset":
-                found |= {(key, name): b"" for name in store.zrange(key, 0, -1)}
-            elif kind == b"set":
-                found |= {(key, name): b"" for name in store.smembers(key)}
-            else:
-                found[key, b""] = store.get(key) or b""
-    return found
-
-
-def drop(running: Running, cell: Cell) -> None:
-    url = running.house.settings.cache
-    if url.startswith("lmdb:"):
-        with running.house.cache._env.begin(write=True) as txn:  # type: ignore[attr-defined]
-            txn.delete(cell[0])
-        return
-    with Redis.from_url(url) as store:
-        store.hdel(*cell)

@@ -17,7 +17,7 @@ from loadtest.client import Client, Garbled, TimedOut, Unreachable
 from loadtest.driver import closed_loop, open_loop
 from loadtest.results import Result
 from loadtest.traffic import Traffic, Universe
-from tests.loadtest.conftest import Stage
+from tests.loadtest.stage import Stage
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from loadtest.cli import app
 from loadtest.report import render
 from loadtest.results import Result, quantiles_ms, stages_ms, summary
-from tests.loadtest.conftest import Stage
+from tests.loadtest.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from models.bundle import load_bundle
 from models.synthetic import write_order_example
 from service.marmot import run
-from tests.service.conftest import Command
+from tests.servers import Command
 
 SMALL = ["--depth", "2", "--width", "16", "--heads", "2", "--window", "8", "--epochs", "1"]
 EVENTS = """user_id,item_id,timestamp,like,share,comment

@@ -92,6 +92,18 @@ def test_one_pair(tmp_path: Path) -> None:
     assert (table.labels[~held] >= 0).sum() == 25
 
 
+@pytest.mark.parametrize(("pairs_per_user", "noise"), [(1, 15), (2, 13), (4, 27), (8, 55)])
+def test_the_most_noise(tmp_path: Path, pairs_per_user: int, noise: int) -> None:
+    """As much noise as is allowed leaves labels on both sides of the holdout; one more does not."""
+    shape = {"pairs_per_user": pairs_per_user, "noise": noise}
+    table = read_events(write_order_example(tmp_path, 20, **shape))
+    held = table.is_held_out(0.1)
+    assert (table.labels[held] >= 0).any()
+    assert (table.labels[~held] >= 0).any()
+    with pytest.raises(ValueError, match=f"noise must be at most {noise} "):
+        next(order_events(20, pairs_per_user=pairs_per_user, noise=noise + 1))
+
+
 def test_seed(tmp_path: Path) -> None:
     """The same seed gives the same bytes, another one does not."""
     one = write_order_example(tmp_path / "one", 20, 1).read_bytes()
@@ -109,6 +121,8 @@ def test_seed(tmp_path: Path) -> None:
         {"pairs": 2, "pairs_per_user": 3},
         {"pairs_per_user": 1, "noise": 0},
         {"noise": 2**18},
+        {"noise": 28},
+        {"pairs_per_user": 1, "noise": 16},
     ],
 )
 def test_shapes_without_sense(shape: dict[str, int]) -> None:
@@ -128,6 +142,7 @@ def test_command(tmp_path: Path) -> None:
     assert run(app, ["order", "--out", str(tmp_path), "--users", "0"]).exit_code == 2
     no_sense = ["--pairs", "1", "--pairs-per-user", "2"]
     assert run(app, ["order", "--out", str(tmp_path), *no_sense]).exit_code == 2
+    assert run(app, ["order", "--out", str(tmp_path), "--noise", "40"]).exit_code == 2
     assert "Example: marmot data order" in run(app, ["order", "--help"]).stdout
 
 

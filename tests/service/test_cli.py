@@ -15,14 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.servers import is_up
+
 Marmot = Callable[..., Any]
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture
@@ -264,3 +259,12 @@ def test_starting_is_quick(service: Any) -> None:
     began = time.monotonic()
     service()
     assert time.monotonic() - began < 10
+
+
+def test_workers_end_with_their_parent(service: Any, until: Callable[..., Any]) -> None:
+    """When the first process is killed its workers do not go on alone."""
+    command, url = service("--workers", "2", "--drain-s", "0")
+    assert is_up(url)
+    command.send(signal.SIGKILL)
+    command.ends()  # once nobody holds its pipes
+    assert not is_up(url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,42 @@ def test_a_refusal_is_told(serve: Callable[..., Any], tiny_bundle: Path, table: 
         pytest.raises(NotMeasured, match="answered 422: history has"),
     ):
         asked(scorer, table, 0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_its_own_server_ends_with_it(
+    marmot: Marmot, tiny_bundle: Path, events: Path, until: Callable[..., Any], number: int
+) -> None:
+    """Whoever stops an evaluation, however rudely, leaves no server running."""
+    options = ["--bundle", tiny_bundle, "--events", events, "--via", "http"]
+    command = marmot("evaluate", *options, "--holdout", "0.3")
+    (server,) = until(lambda: children_of(command.process.pid))
+    command.send(signal.SIGSTOP)  # so that it does not finish
+    log = until(lambda: log_of(server))
+    until(lambda: " ready " in log.read_text())
+    command.send(number)
+    command.send(signal.SIGCONT)
+    assert command.ends()[0] == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    until(lambda: not is_alive(server))
+    assert log.exists() == (number == signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def log_of(pid: int) -> Path | None:
+    """Where a server writes to, once it is a server."""
+    path = Path(f"/proc/{pid}/fd/2").readlink()
+    return path if path.name == "log" else None
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 def test_the_command_says_the_same_by_every_way(
