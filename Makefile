@@ -1,4 +1,4 @@
-# serve · test · check · format · bench · load · image · clean; plain `make` is check and test.
+# serve · test · drills · check · format · bench · load · image · clean; plain `make` is check and test.
 
 PORT ?= 8000
 VAR ?= var
@@ -16,7 +16,7 @@ ROOMS := service models cache loadtest
 CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 
-.PHONY: all serve test check format bench load image clean
+.PHONY: all serve test drills check format bench load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -26,6 +26,10 @@ serve: $(VAR)/cache/.done
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# What happens when things go wrong, with figures.
+drills: .venv/.dev
+	$(BIN)/python -m pytest -m drill tests/drills
 
 check: .venv/.dev
 	$(BIN)/ruff format --check $(CODE)

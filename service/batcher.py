@@ -16,9 +16,7 @@ from service.collate import collate, merged_sizes, split
 from service.engine import Engine
 from service.errors import DeadlineExceeded, EngineFailed, Overloaded
 from service.job import Array, Job, Lane, cost_of
-
-#: About how many query-key pairs of the default model one core works off in a millisecond.
-COST_PER_MS = 30_000
+from service.pace import COST_PER_MS, Pace
 
 #: Jobs behind the first that are looked at for company.
 LOOK_AHEAD = 64
@@ -62,7 +60,8 @@ class Batcher:
         self._lone_cost = lone_cost
         self._on_batch = on_batch
         self._lanes: dict[Lane, deque[Job]] = {lane: deque() for lane in Lane}
-        self._waiting_cost = 0
+        self._waiting_cost = dict.fromkeys(Lane, 0)
+        self._pace = Pace()
         self._running: list[Job] = []
         self._closed = False
 
@@ -77,7 +76,12 @@ class Batcher:
 
     @property
     def waiting_cost(self) -> int:
-        return self._waiting_cost
+        return sum(self._waiting_cost.values())
+
+    @property
+    def wait_s(self) -> float:
+        """How long what waits for ranking will keep the engine, by estimate."""
+        return self._pace.seconds_for(self._waiting_cost[Lane.RANK])
 
     def takes_at_once(self, job: Job) -> bool:
         """Whether `run` may be called: nothing runs or waits, and the job is short."""
@@ -101,12 +105,13 @@ class Batcher:
         if self._closed:
             raise Overloaded("The engine is closing")
         # An idle house takes any one job, however large.
-        if self._waiting_cost and self._waiting_cost + job.cost > self._queue_limit:
+        waiting = self.waiting_cost if self._running else 0
+        if waiting and waiting + job.cost > self._queue_limit:
             raise Overloaded
         job.future = asyncio.get_running_loop().create_future()
         job.queued_at = perf_counter()
         self._lanes[job.lane].append(job)
-        self._waiting_cost += job.cost
+        self._waiting_cost[job.lane] += job.cost
         if not self._running:
             self._start_next()
         return await job.future
@@ -119,7 +124,7 @@ class Batcher:
                 if job.future is not None and not job.future.done():
                     job.future.set_exception(Overloaded("The engine is closing"))
             lane.clear()
-        self._waiting_cost = 0
+        self._waiting_cost = dict.fromkeys(Lane, 0)
         running = [job.future for job in self._running if job.future is not None]
         await asyncio.gather(*running, return_exceptions=True)
 
@@ -132,7 +137,7 @@ class Batcher:
             batch = next_batch(lane, most_cost=self._most_cost, most_waste=self._most_waste)
             for job in batch:
                 lane.remove(job)
-                self._waiting_cost -= job.cost
+                self._waiting_cost[job.lane] -= job.cost
                 job.queue_s = now - job.queued_at
             self._run(batch)
             return
@@ -141,7 +146,7 @@ class Batcher:
         """Jobs nobody waits for, or that come too late, are not run."""
         for job in [job for job in lane if job.is_gone or _is_late(job, now)]:
             lane.remove(job)
-            self._waiting_cost -= job.cost
+            self._waiting_cost[job.lane] -= job.cost
             if job.future is not None and not job.future.done():
                 job.future.set_exception(DeadlineExceeded())
 
@@ -173,6 +178,8 @@ class Batcher:
         self._running = []
         self._start_next()  # first of all the engine gets its next batch
         graph = batch[0].graph
+        if outputs is not None:
+            self._pace.saw(sum(job.cost for job in batch), run_s)
         if self._on_batch is not None:
             self._on_batch(graph, len(batch), run_s)
         parts: list[dict[str, Array]] | None = None

@@ -10,8 +10,9 @@ from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
+from service.admission import Admission
 from service.auth import Guard
-from service.batcher import COST_PER_MS, Batcher
+from service.batcher import Batcher
 from service.chores import Chores
 from service.cpus import threads_for
 from service.drain import Drain
@@ -19,6 +20,7 @@ from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.logging import log
 from service.metrics import Metrics
+from service.pace import COST_PER_MS
 from service.ranker import Ranker
 from service.recorder import Recorder
 from service.registry import Model, Registry
@@ -45,6 +47,7 @@ class House:
     guard: Guard | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
+    admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
 
@@ -97,6 +100,12 @@ class House:
         stack.push_async_callback(self.chores.close)
         self.registry.add(model)
         self.fingerprint = model.fingerprint.encode()
+        self.admission = Admission(
+            model.batcher,
+            few=settings.few,
+            queue_s=settings.queue_limit_ms / 1e3,
+            crowd_s=settings.crowd_limit_ms / 1e3,
+        )
         self.ranker = Ranker(
             cache,
             self.registry,
@@ -124,7 +133,7 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
     stack.callback(engine.close)
     batcher = Batcher(
         engine,
-        queue_limit=int(settings.queue_limit_ms * COST_PER_MS),
+        queue_limit=int(settings.work_limit_ms * COST_PER_MS),
         on_batch=metrics.batch if metrics else None,
     )
     stack.push_async_callback(batcher.close)

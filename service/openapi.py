@@ -13,6 +13,12 @@ from service.inference import InferenceRequest
 from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
 
 GUARDED = {"401": "No key", "403": "Another key", "429": "The key's own rate is used up"}
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "How long the caller waits; the lesser of this and `deadline_ms` counts",
+    "schema": {"type": "number", "minimum": 0},
+}
 REF = "#/components/schemas/{model}"
 
 
@@ -36,6 +42,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "$ref": REF.format(model="RankRequest")
     }
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path in ("/v1/rank", "/v1/rank:batch", "/v1/events"):
+        document["paths"][path]["post"].setdefault("parameters", []).append(TIMEOUT)
     for path, operations in document["paths"].items():
         if "/health/" not in path:
             for operation in operations.values():

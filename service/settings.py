@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     default_deadline_ms: float = Field(10_000.0, gt=0)
     write_deadline_s: float = Field(5.0, gt=0)
 
-    queue_limit_ms: float = Field(2_000.0, gt=0, description="work that may wait, by estimate")
+    few: int = Field(8, ge=1, description="requests at a time per worker that are always let in")
+    queue_limit_ms: float = Field(10.0, gt=0, description="estimated wait that refuses newcomers")
+    crowd_limit_ms: float = Field(250.0, gt=0, description="the same, for a moment")
+    work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 
     log_format: Literal["json", "console"] = "console"

@@ -71,7 +71,7 @@ async def _record(
     house: House, user_id: str, sent: Sequence[PostedEvent | InvalidRequest], whole: Timings
 ) -> list[Result] | Problem:
     parsed = [to_event(event) for event in sent if not isinstance(event, Problem)]
-    timings = Timings(whole.began)
+    timings = whole.part()
     try:
         recorded = await house.recorder.record(house.registry.active, user_id, parsed, timings)
     except Problem as problem:
