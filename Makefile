@@ -14,6 +14,8 @@ PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 ROOMS := service models cache loadtest
 CODE := $(wildcard $(ROOMS) tests requirements)
+# Known vulnerabilities are asked for where they are told.
+ANSWERS := import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/24.0/json", timeout=5)
 CACHE := lmdb:$(VAR)/cache
 
 .PHONY: all serve test drills check format bench load image clean
@@ -36,6 +38,10 @@ check: .venv/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -r -ll $(ROOMS)
+	@if $(BIN)/python -c '$(ANSWERS)' 2>/dev/null; \
+		then $(BIN)/pip-audit --disable-pip --no-deps -r requirements/dev.txt; \
+		else echo 'pip-audit: pypi.org does not answer from here, skipped'; fi
 
 format: .venv/.dev
 	$(BIN)/ruff format $(CODE)
