@@ -33,6 +33,10 @@ Json = Annotated[bool, typer.Option("--json", help="End with one machine-readabl
 def serve(
     *,
     bundle: Bundle = None,
+    bundle_key: Annotated[
+        Path | None,
+        typer.Option(help="Public Ed25519 key, PEM: no bundle without its signature."),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
@@ -77,6 +81,7 @@ def serve(
 
     options: dict[str, Any] = {
         "bundle": bundle,
+        "bundle_key": bundle_key,
         "cache": cache,
         "keep": keep,
         "host": host,

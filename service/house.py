@@ -125,7 +125,7 @@ class House:
 def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | None = None) -> Model:
     """The settings' bundle on an engine of its own, closed with the stack."""
     try:
-        bundle = load_bundle(settings.bundle)
+        bundle = load_bundle(settings.bundle, key=settings.bundle_key)
     except BundleError as error:
         raise StartError(str(error)) from error
     threads = settings.threads or threads_for(settings.workers)

@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MARMOT_", frozen=True, extra="ignore")
 
     bundle: Path = Path("var/bundle")
+    bundle_key: Path | None = Field(None, description="public Ed25519 key that must have signed it")
     cache: str = "lmdb:./var/cache"
     keep: int | None = Field(None, ge=1)
 
