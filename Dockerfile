@@ -4,6 +4,9 @@
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 \
 #       -v ./var/bundle:/bundle:ro -v marmot:/var/lib/marmot marmot
 #
+# With API keys: -v ./keys:/keys:ro -e MARMOT_KEYS=/keys (`marmot key` makes them; the file must be
+# readable by user 10001). Without them whoever reaches the published port may ask, write and delete.
+#
 # BASE is any image with Python 3.11 or newer and its venv module; for RUNTIME=gpu, one with CUDA.
 ARG BASE=python:3.11-slim
 
@@ -31,9 +34,11 @@ RUN /opt/marmot/bin/python -m pip install --no-cache-dir --no-deps . \
 FROM ${BASE}
 COPY --from=build /opt/marmot /opt/marmot
 COPY --from=build --chown=10001:10001 /var/lib/marmot /var/lib/marmot
+# A container's 0.0.0.0 is its own network: what opens it to others is publishing the port.
 ENV MARMOT_BUNDLE=/bundle \
     MARMOT_CACHE=lmdb:/var/lib/marmot/cache \
     MARMOT_HOST=0.0.0.0 \
+    MARMOT_NO_KEYS=1 \
     MARMOT_LOG_FORMAT=json \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

@@ -30,7 +30,7 @@ serve: $(VAR)/cache/.done
 test: .venv/.dev
 	$(BIN)/python -m pytest
 
-# A misbehaving store under load, at full length; the outcomes are one table.
+# What happens when things go wrong, at full length; the outcomes are tables.
 drills: .venv/.dev
 	$(BIN)/python -m pytest tests/drills -m "drill or not drill"
 
@@ -39,6 +39,10 @@ check: .venv/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -r -ll $(ROOMS)
+	@said=$$($(BIN)/pip-audit --disable-pip --no-deps -r requirements/dev.txt 2>&1) || \
+		if echo "$$said" | grep -q '^Found'; then echo "$$said"; exit 1; \
+		else echo 'pip-audit: its service does not answer from here, skipped'; fi
 
 format: .venv/.dev
 	$(BIN)/ruff format $(CODE)

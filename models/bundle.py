@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from models.signature import SIGNATURE, SignatureError, verify
 from models.spec import Spec, SpecError
 
 #: To be raised when the weights, the graphs' ports or the manifest come to mean something else.
@@ -111,16 +112,24 @@ class Bundle:
             return {name: arrays[name] for name in arrays.files}
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Reads and verifies a bundle; `BundleError` says what does not fit."""
+def load_bundle(path: Path, *, key: Path | None = None) -> Bundle:
+    """Reads and verifies a bundle; `BundleError` says what does not fit.
+
+    With a public `key`, the manifest must be signed by its owner.
+    """
     manifest_file = path / MANIFEST
     if not manifest_file.is_file():
         raise BundleError(f"no bundle at {path}; `marmot train --out {path}` makes one")
     try:
-        manifest = json.loads(manifest_file.read_bytes())
+        written = manifest_file.read_bytes()
+        if key is not None:
+            verify(written, path / SIGNATURE, key)
+        manifest = json.loads(written)
         if not isinstance(manifest, dict):
             raise TypeError("it is not an object")
         return _verified(path, manifest)
+    except SignatureError as error:
+        raise BundleError(str(error)) from error
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
         detail = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{path}: the bundle cannot be read: {detail}") from error

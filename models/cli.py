@@ -1,4 +1,4 @@
-"""`marmot train`, `score`, `evaluate`, `inspect` and `data`. Heavy imports wait until needed."""
+"""`marmot train`, `score`, `evaluate`, `sign`, `inspect`, `data`. Heavy imports wait for a need."""
 
 from __future__ import annotations
 
@@ -216,6 +216,23 @@ def compare(
         raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
     rows = compare_models(read_events(events), wanted, seeds, holdout=holdout, epochs=epochs)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
+@app.command(epilog="Example: marmot sign var/bundle --key private.pem")
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `marmot train` wrote.")],
+    *,
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key, PEM.")],
+    as_json: Json = False,
+) -> None:
+    """Sign a bundle; `marmot serve --bundle-key` then takes no other than yours."""
+    from models.bundle import MANIFEST, load_bundle  # noqa: PLC0415
+    from models.signature import sign as sign_manifest  # noqa: PLC0415
+
+    loaded = load_bundle(bundle)  # nobody puts their name to what does not fit
+    written = sign_manifest(loaded.file(MANIFEST), key)
+    told = {"signature": str(written), "fingerprint": loaded.fingerprint}
+    typer.echo(json.dumps(told) if as_json else written)
 
 
 @app.command(epilog="Example: marmot inspect var/bundle")

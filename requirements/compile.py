@@ -33,7 +33,8 @@ def main() -> None:
     pinned: dict[str, set[str]] = {}
     for name, (title, extra, bases) in FILES.items():
         wanted = [*(project["dependencies"] if not bases else []), *extras[extra]]
-        closure = _closure([Requirement(line) for line in wanted])
+        # Whatever installs these files has a pip of its own.
+        closure = _closure([Requirement(line) for line in wanted]) - {"pip"}
         below = set[str]().union(*(pinned[base] for base in bases))
         pinned[name] = closure | below
         lines = [f"-r {base}.txt" for base in bases]

@@ -18,9 +18,7 @@ from service.collate import collate, merged_sizes, split
 from service.engine import Engine
 from service.errors import DeadlineExceeded, EngineFailed, Overloaded
 from service.job import Array, Job, Lane, cost_of
-
-#: About how many query-key pairs of the default model one core works off in a millisecond.
-COST_PER_MS = 30_000
+from service.pace import COST_PER_MS, Pace
 
 #: Jobs behind the first that are looked at for company.
 LOOK_AHEAD = 64
@@ -64,7 +62,8 @@ class Batcher:
         self._lone_cost = lone_cost
         self._on_batch = on_batch
         self._lanes: dict[Lane, deque[Job]] = {lane: deque() for lane in Lane}
-        self._waiting_cost = 0
+        self._waiting_cost = dict.fromkeys(Lane, 0)
+        self._pace = Pace()
         self._flights: deque[list[Job]] = deque()  # what runs, and at most one batch behind it
         self._closed = False
 
@@ -80,7 +79,13 @@ class Batcher:
 
     @property
     def waiting_cost(self) -> int:
-        return self._waiting_cost
+        return sum(self._waiting_cost.values())
+
+    @property
+    def wait_s(self) -> float:
+        """How long what waits for ranking will keep the engine, by estimate."""
+        handed_over = sum(map(_cost, islice(self._flights, 1, None)))
+        return self._pace.seconds_for(self._waiting_cost[Lane.RANK] + handed_over)
 
     def takes_at_once(self, job: Job) -> bool:
         """Whether `run` may be called: nothing runs or waits, and the job is short."""
@@ -95,6 +100,7 @@ class Batcher:
         began = perf_counter()
         outputs = self._engine.run(job.graph, collate(graph, [job], self._engine.buckets))
         job.run_s = perf_counter() - began
+        self._pace.saw(job.cost, job.run_s)
         if self._on_batch is not None:
             asyncio.get_running_loop().call_soon(self._on_batch, job.graph, 1, job.run_s)
         return split(graph, [job], outputs)[0]
@@ -104,12 +110,13 @@ class Batcher:
         if self._closed:
             raise Overloaded("The engine is closing")
         # An idle house takes any one job, however large.
-        if self._waiting_cost and self._waiting_cost + job.cost > self._queue_limit:
+        waiting = self.waiting_cost if self._flights else 0
+        if waiting and waiting + job.cost > self._queue_limit:
             raise Overloaded
         job.future = asyncio.get_running_loop().create_future()
         job.queued_at = perf_counter()
         self._lanes[job.lane].append(job)
-        self._waiting_cost += job.cost
+        self._waiting_cost[job.lane] += job.cost
         self._fill()
         return await job.future
 
@@ -121,7 +128,7 @@ class Batcher:
                 if job.future is not None and not job.future.done():
                     job.future.set_exception(Overloaded("The engine is closing"))
             lane.clear()
-        self._waiting_cost = 0
+        self._waiting_cost = dict.fromkeys(Lane, 0)
         running = [job.future for batch in self._flights for job in batch if job.future]
         await asyncio.gather(*running, return_exceptions=True)
 
@@ -142,7 +149,7 @@ class Batcher:
         batch = next_batch(lane, most_cost=self._most_cost, most_waste=self._most_waste)
         for job in batch:
             lane.remove(job)
-            self._waiting_cost -= job.cost
+            self._waiting_cost[job.lane] -= job.cost
         self._run(batch)
         return True
 
@@ -150,7 +157,7 @@ class Batcher:
         """Jobs nobody waits for, or that come too late, are not run."""
         for job in [job for job in lane if job.is_gone or _is_late(job, now)]:
             lane.remove(job)
-            self._waiting_cost -= job.cost
+            self._waiting_cost[job.lane] -= job.cost
             if job.future is not None and not job.future.done():
                 job.future.set_exception(DeadlineExceeded())
 
@@ -183,6 +190,8 @@ class Batcher:
         self._fill()  # first of all the engine gets its next batch
         now = perf_counter()
         graph = batch[0].graph
+        if outputs is not None:
+            self._pace.saw(_cost(batch), run_s)
         if self._on_batch is not None:
             self._on_batch(graph, len(batch), run_s)
         parts: list[dict[str, Array]] | None = None

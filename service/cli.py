@@ -1,4 +1,4 @@
-"""`marmot serve` and `marmot backfill`. Heavy imports wait until a command needs them."""
+"""`marmot serve`, `backfill` and `key`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,21 @@ Json = Annotated[bool, typer.Option("--json", help="End with one machine-readabl
 def serve(
     *,
     bundle: Bundle = None,
+    bundle_key: Annotated[
+        Path | None,
+        typer.Option(help="Public Ed25519 key, PEM: no bundle without its signature."),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
     port: Annotated[
         int | None, typer.Option(help="0 takes a free one.", show_default="8000")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="File of API keys, from `marmot key`.", show_default="none")
+    ] = None,
+    no_keys: Annotated[
+        bool | None, typer.Option("--no-keys", help="Listen beyond this machine without keys.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.", show_default="1")] = None,
     provider: Annotated[
@@ -77,10 +87,13 @@ def serve(
 
     options: dict[str, Any] = {
         "bundle": bundle,
+        "bundle_key": bundle_key,
         "cache": cache,
         "keep": keep,
         "host": host,
         "port": port,
+        "keys": keys,
+        "no_keys": no_keys,
         "workers": workers,
         "provider": provider,
         "threads": threads,
@@ -121,3 +134,30 @@ def backfill(
     else:
         told = ", ".join(f"{count:,} {status}" for status, count in done.statuses.items())
         typer.echo(f"{done.users:,} users, {done.events:,} events: {told}")
+
+
+@app.command(epilog="Example: marmot key --name shop --scopes rank,events --keys keys")
+def key(
+    *,
+    scopes: Annotated[str, typer.Option(help="Of rank, events, read, admin, with commas.")],
+    name: Annotated[str, typer.Option(help="One word, for logs and for you.")] = "key",
+    rps: Annotated[
+        float | None, typer.Option(help="Requests a second.", show_default="any")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="File to append the line to, instead of printing it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key: prints the secret, this once, and the line for the keys file."""
+    import json  # noqa: PLC0415
+
+    from service.auth import append_key, make_key  # noqa: PLC0415
+
+    secret, made = make_key(name, scopes, rps)
+    if keys is not None:
+        append_key(keys, made)
+    if as_json:
+        typer.echo(json.dumps({"secret": secret, "line": str(made)}))
+    else:
+        typer.echo(secret if keys is not None else f"{secret}\n{made}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -17,11 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import CallerGone
-from service.errors import Draining, InternalError, Problem, ServiceError
+from service.errors import Draining, InternalError, InvalidRequest, Problem, ServiceError
 from service.gate import HOUSE
 from service.house import House
 from service.problems import tell
 from service.timings import Timings
+from service.wire import came_at
 
 KEY = "marmot.visit"
 ROUTE = "marmot.route"
@@ -35,7 +36,9 @@ class Visit:
 
     house: House
     request_id: bytes
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings
+    #: `X-Request-Timeout-Ms`, as it was given.
+    timeout: bytes = b""
     fingerprint: bytes = b""
     status: int = 0
 
@@ -62,7 +65,8 @@ class Doorway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         house = self.house
-        visit = Visit(house, _request_id(scope))
+        request_id, timeout = _said(scope)
+        visit = Visit(house, request_id, Timings(came_at(scope)), timeout)
         scope[KEY] = visit
 
         async def send_named(message: Message) -> None:
@@ -74,7 +78,7 @@ class Doorway:
         house.metrics.begun()
         house.in_flight += 1
         try:
-            await self._pass_on(scope, receive, send_named)
+            await self._pass_on(visit, scope, receive, send_named)
         except CallerGone:
             visit.status = GONE
         except asyncio.CancelledError:
@@ -95,12 +99,17 @@ class Doorway:
                 house.metrics.answered, _route(scope), _method(scope), visit.status, visit.timings
             )
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]
         shortcut = self._shortcuts.get(path) if scope["method"] == "POST" else None
         response: ASGIApp = self._app
         if house.drain.is_closing and not path.startswith(("/health/", "/v2/health/")):
             response = tell(Draining(), house.metrics)
+        elif house.guard is not None and (refusal := house.guard.refusal(scope)) is not None:
+            response = tell(refusal, house.metrics)
+        elif visit.timeout and not visit.timings.bound(visit.timeout):
+            refusal = InvalidRequest("X-Request-Timeout-Ms must be a number of milliseconds")
+            response = tell(refusal, house.metrics)
         elif shortcut is not None:
             scope[ROUTE] = path
             try:
@@ -144,14 +153,19 @@ def visit_of(scope: Scope) -> Visit:
     return visit
 
 
-def _request_id(scope: Scope) -> bytes:
+def _said(scope: Scope) -> tuple[bytes, bytes]:
+    """What the caller calls the request, or a name for it; and how long they wait, if they say."""
+    request_id = timeout = b""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given: bytes = value
-            if 0 < len(given) <= REQUEST_ID_BYTES and all(33 <= byte < 127 for byte in given):
-                return given
-            break
-    return secrets.token_hex(8).encode()
+            request_id = value
+        elif name == b"x-request-timeout-ms":
+            timeout = value
+    if not (
+        0 < len(request_id) <= REQUEST_ID_BYTES and all(33 <= byte < 127 for byte in request_id)
+    ):
+        request_id = secrets.token_hex(8).encode()
+    return request_id, timeout
 
 
 def _route(scope: Scope) -> str:

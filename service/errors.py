@@ -7,6 +7,8 @@ ServiceError                    exit code 1 on the command line
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── NotInference        400 not a request of the Open Inference Protocol
     ├── NotHttp             400 what was sent is no HTTP
+    ├── Unauthorized        401 no key, or one that is not known
+    ├── Forbidden           403 a key without the scope that this takes
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
     ├── UnknownModel        422 no loaded bundle is called that
     ├── NotFound            404
@@ -14,6 +16,7 @@ ServiceError                    exit code 1 on the command line
     ├── BodyTimeout         408 the body did not arrive in time
     ├── BodyTooLarge        413
     ├── NotJson             415
+    ├── RateLimited         429 with Retry-After: the key's own rate
     ├── HeadTooLarge        431 the request line and the headers are over the limit
     ├── EngineFailed        500 the runtime refused a batch
     ├── InternalError       500 anything unforeseen; reveals nothing
@@ -27,6 +30,7 @@ ServiceError                    exit code 1 on the command line
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, ClassVar
 
 
@@ -86,6 +90,38 @@ class NotInference(Problem):
     """Not a request of the Open Inference Protocol."""
 
     status, slug, title = 400, "not-inference", "Not a request of the Open Inference Protocol"
+
+
+class Unauthorized(Problem):
+    """No key, or one that is not known."""
+
+    status, slug, title = 401, "unauthorized", "This takes a key: Authorization: Bearer …"
+
+    def __init__(self, detail: str | None = None, challenge: str = "Bearer") -> None:
+        super().__init__(detail)
+        self._challenge = challenge
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": self._challenge}
+
+
+class Forbidden(Problem):
+    """The key is not good for this."""
+
+    status, slug, title = 403, "forbidden", "The key is not good for this"
+
+
+class RateLimited(Problem):
+    """The key's own rate is used up for now."""
+
+    status, slug, title = 429, "rate-limited", "The key's own rate is used up"
+
+    def __init__(self, detail: str | None = None, wait_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self._wait_s = wait_s
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "retry-after": str(ceil(self._wait_s))}
 
 
 class NotHttp(Problem):

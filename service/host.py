@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from service.auth import is_loopback
 from service.backfill import Backfilled, backfill
 from service.cpus import threads_for
-from service.errors import StartError
+from service.errors import StartError, UsageError
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
@@ -29,6 +30,11 @@ def run_service(settings: Settings) -> None:
     """Serves until told to stop."""
     from service.logging import configure_logging  # noqa: PLC0415
 
+    if settings.keys is None and not settings.no_keys and not is_loopback(settings.host):
+        raise UsageError(
+            f"without keys anybody could reach {settings.host}: give --keys FILE "
+            "(`marmot key` makes them), or --no-keys to open it to all"
+        )
     configure_logging(form=settings.log_format, level=settings.log_level)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _bound(settings) as listener:

@@ -10,7 +10,9 @@ from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
-from service.batcher import COST_PER_MS, Batcher
+from service.admission import Admission
+from service.auth import Guard
+from service.batcher import Batcher
 from service.buckets import Buckets
 from service.chores import Chores
 from service.cpus import threads_for
@@ -19,6 +21,7 @@ from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.logging import log
 from service.metrics import Metrics
+from service.pace import COST_PER_MS
 from service.ranker import Ranker
 from service.recorder import Recorder
 from service.registry import Model, Registry
@@ -41,8 +44,11 @@ class House:
     is_warm: bool = False
     start_error: ServiceError | None = None
     fingerprint: bytes = b""
+    #: Who asks each caller for a key; None where no keys are configured.
+    guard: Guard | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
+    admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
 
@@ -80,6 +86,10 @@ class House:
 
     async def _furnish(self, stack: AsyncExitStack, cache: Cache | None) -> None:
         settings = self.settings
+        if settings.keys is not None:
+            self.guard = Guard(
+                settings.keys, workers=settings.workers, open_metrics=settings.open_metrics
+            )
         model = open_model(settings, stack, self.metrics)
         if cache is None:
             cache = await open_store(settings, model, self.metrics)
@@ -91,6 +101,12 @@ class House:
         stack.push_async_callback(self.chores.close)
         self.registry.add(model)
         self.fingerprint = model.fingerprint.encode()
+        self.admission = Admission(
+            model.batcher,
+            few=settings.few,
+            queue_s=settings.queue_limit_ms / 1e3,
+            crowd_s=settings.crowd_limit_ms / 1e3,
+        )
         self.ranker = Ranker(
             cache,
             self.registry,
@@ -111,7 +127,7 @@ class House:
 def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | None = None) -> Model:
     """The settings' bundle on an engine of its own, closed with the stack."""
     try:
-        bundle = load_bundle(settings.bundle)
+        bundle = load_bundle(settings.bundle, key=settings.bundle_key)
     except BundleError as error:
         raise StartError(str(error)) from error
     threads = settings.threads or threads_for(settings.workers)
@@ -127,7 +143,7 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
     stack.callback(engine.close)
     batcher = Batcher(
         engine,
-        queue_limit=int(settings.queue_limit_ms * COST_PER_MS),
+        queue_limit=int(settings.work_limit_ms * COST_PER_MS),
         on_batch=metrics.batch if metrics else None,
     )
     stack.push_async_callback(batcher.close)

@@ -12,6 +12,13 @@ from service.answers import ProblemBody
 from service.inference import InferenceRequest
 from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
 
+GUARDED = {"401": "No key", "403": "Another key", "429": "The key's own rate is used up"}
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "How long the caller waits; the lesser of this and `deadline_ms` counts",
+    "schema": {"type": "number", "minimum": 0},
+}
 REF = "#/components/schemas/{model}"
 
 
@@ -34,10 +41,26 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas["RankBatch"]["properties"]["requests"]["items"] = {
         "$ref": REF.format(model="RankRequest")
     }
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path in ("/v1/rank", "/v1/rank:batch", "/v1/events"):
+        document["paths"][path]["post"].setdefault("parameters", []).append(TIMEOUT)
+    for path, operations in document["paths"].items():
+        if "/health/" not in path:
+            for operation in operations.values():
+                _guard(operation, "InferenceError" if path.startswith("/v2") else "ProblemBody")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     app.openapi_schema = document
     return document
+
+
+def _guard(operation: dict[str, Any], model: str) -> None:
+    """What a route answers besides, where the service asks for keys: some do, some do not."""
+    kind = "application/problem+json" if model == "ProblemBody" else "application/json"
+    content = {kind: {"schema": {"$ref": REF.format(model=model)}}}
+    operation["security"] = [{}, {"key": []}]
+    for status, description in GUARDED.items():
+        operation["responses"][status] = {"description": description, "content": content}
 
 
 def _posted_event() -> dict[str, Any]:

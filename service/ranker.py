@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -67,13 +68,16 @@ class Ranker:
         }
 
     def _understand(self, request: RankRequest, timings: Timings) -> Question:
-        given_ms = request.deadline_ms
-        deadline_ms = self._default_deadline_ms if given_ms is None else given_ms
+        deadline, given_ms = timings.deadline, request.deadline_ms
+        if given_ms is None and deadline == math.inf:
+            given_ms = self._default_deadline_ms
+        if given_ms is not None:
+            deadline = min(deadline, timings.began + given_ms / 1e3)
         return Question(
             request,
             str(request.user_id),
             int(self._clock()) if request.timestamp is None else request.timestamp,
-            timings.began + deadline_ms / 1e3,
+            deadline,
             self._registry.pick(request.model.version if request.model else None),
             timings,
         )

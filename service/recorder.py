@@ -54,10 +54,12 @@ class Recorder:
         self, model: Model, user_id: str, events: Sequence[Event], timings: Timings
     ) -> Recorded:
         """Stores a user's events; whoever overtakes us makes us read and merge again."""
-        deadline = perf_counter() + self._deadline_s
+        deadline = min(perf_counter() + self._deadline_s, timings.deadline)
         pause_s = FIRST_PAUSE_S
         async with self._alone(user_id):
             while True:
+                if perf_counter() > timings.deadline:
+                    raise DeadlineExceeded("The deadline passed; nothing was stored")
                 try:
                     return await self._attempt(model, user_id, events, deadline, timings)
                 except StaleVersion:

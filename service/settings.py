@@ -17,12 +17,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MARMOT_", frozen=True, extra="ignore")
 
     bundle: Path = Path("var/bundle")
+    bundle_key: Path | None = Field(None, description="public Ed25519 key that must have signed it")
     cache: str = "lmdb:./var/cache"
     keep: int | None = Field(None, ge=1)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     workers: int = Field(1, ge=1, le=256)
+    keys: Path | None = Field(None, description="file of API keys; none = nobody is asked for one")
+    no_keys: bool = Field(False, description="listen beyond this machine without keys")
+    open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
     provider: str = "cpu"
     threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")
     buckets: Literal["auto", "on", "off"] = Field(
@@ -51,7 +55,10 @@ class Settings(BaseSettings):
     default_deadline_ms: float = Field(10_000.0, gt=0)
     write_deadline_s: float = Field(5.0, gt=0)
 
-    queue_limit_ms: float = Field(2_000.0, gt=0, description="work that may wait, by estimate")
+    few: int = Field(16, ge=1, description="requests at a time per worker that are always let in")
+    queue_limit_ms: float = Field(20.0, gt=0, description="estimated wait that refuses newcomers")
+    crowd_limit_ms: float = Field(250.0, gt=0, description="the same, for a moment")
+    work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 
     log_format: Literal["json", "console"] = "console"

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from time import perf_counter
 
+_MILLISECONDS = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
 STAGES = ("cache", "queue", "run")
 
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds per stage since the request came in."""
+    """Seconds per stage since the request came in, and until when its caller waits."""
 
     began: float = field(default_factory=perf_counter)
     cache: float = 0.0
     queue: float = 0.0
     run: float = 0.0
+    deadline: float = math.inf
 
     @property
     def total(self) -> float:
         return perf_counter() - self.began
+
+    def bound(self, milliseconds: bytes) -> bool:
+        """Sets the deadline to so long after the beginning; False if that is no number."""
+        if not _MILLISECONDS.fullmatch(milliseconds):
+            return False
+        self.deadline = self.began + float(milliseconds) / 1e3
+        return True
+
+    def part(self) -> Timings:
+        """For one part of the request: the same beginning and deadline, nothing done yet."""
+        return Timings(self.began, deadline=self.deadline)
 
     def add(self, other: Timings) -> None:
         """Takes in the stages of one part of the request."""

@@ -2,12 +2,13 @@
 
 An answer's head and body leave in one write, not in two: the first of two wakes the caller, who
 finds nothing but headers and goes back to sleep. A body that came with its headers is there at
-once, and a request knows whether others are being answered.
+once, and a request knows when it came and whether others are being answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import Any, cast
 
 from starlette.types import Scope
@@ -16,6 +17,7 @@ from service.gate import Gate
 
 REQUESTS = "marmot.requests"
 BODY = "marmot.body"
+CAME = "marmot.came"
 
 
 class Wire(Gate):
@@ -25,9 +27,10 @@ class Wire(Gate):
         held = HeadHolder(cast("asyncio.Transport", transport), self.loop)
         super().connection_made(cast("asyncio.Transport", held))
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        cast("Scope", self.scope)[REQUESTS] = self.tasks
+    def on_headers_complete(self) -> None:
+        scope = cast("Scope", self.scope)
+        scope[REQUESTS], scope[CAME] = self.tasks, perf_counter()
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -42,9 +45,15 @@ def arrived_body(scope: Scope) -> bytes | None:
     return body
 
 
-def is_alone(scope: Scope) -> bool:
-    """Whether no other request of this process is being answered, or has come in."""
-    return len(scope.get(REQUESTS, ())) == 1
+def came_at(scope: Scope) -> float:
+    """When the request's head was complete (`perf_counter`); the loop may have been busy since."""
+    came: float | None = scope.get(CAME)
+    return perf_counter() if came is None else came
+
+
+def company(scope: Scope) -> int:
+    """How many requests of this process are being answered, or have come in, with this one."""
+    return len(scope.get(REQUESTS, ()))
 
 
 class HeadHolder:

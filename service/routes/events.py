@@ -24,12 +24,19 @@ router = APIRouter(tags=["events"])
 
 Result = dict[str, Any]
 
+_RESULTS = {"application/json": {"schema": {"$ref": "#/components/schemas/EventsResponse"}}}
+#: Where no event was stored, the status is the worst one's, and each still has its result.
+_NONE_STORED: dict[int | str, dict[str, Any]] = {
+    status: {**PROBLEMS[status], "content": {**PROBLEMS[status]["content"], **_RESULTS}}
+    for status in (422, 503, 504)
+}
+
 
 @router.post(
     "/v1/events",
     summary="Record events",
     response_model=None,
-    responses={200: {"model": EventsResponse}, **PROBLEMS},
+    responses={200: {"model": EventsResponse}, **PROBLEMS, **_NONE_STORED},
     openapi_extra=takes(EventBatch),
 )
 async def events(request: Request) -> Response:
@@ -71,7 +78,7 @@ async def _record(
     house: House, user_id: str, sent: Sequence[PostedEvent | InvalidRequest], whole: Timings
 ) -> list[Result] | Problem:
     parsed = [to_event(event) for event in sent if not isinstance(event, Problem)]
-    timings = Timings(whole.began)
+    timings = whole.part()
     try:
         recorded = await house.recorder.record(house.registry.active, user_id, parsed, timings)
     except Problem as problem:

@@ -33,6 +33,7 @@ from service.registry import Model
 from service.routes.doors import answer, house_of, takes, visit
 from service.routes.health import check_ready
 from service.schemas import ID_BYTES
+from service.wire import company
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -163,6 +164,7 @@ async def infer(request: Request) -> Response:
     house, seen = house_of(request), visit(request)
     model = _model(request, house)
     seen.fingerprint = model.fingerprint.encode()
+    house.admission.check(seen.timings, company(request.scope))
     inference = parse_inference(
         await _body(request, house),
         request.headers.get(JSON_BYTES),

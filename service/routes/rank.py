@@ -22,7 +22,7 @@ from service.schemas import (
     parse_rank_batch,
 )
 from service.timings import Timings
-from service.wire import is_alone
+from service.wire import company
 
 router = APIRouter(tags=["rank"])
 
@@ -37,10 +37,11 @@ router = APIRouter(tags=["rank"])
 async def rank(request: Request) -> Response:
     """One user, one time, up to 2,000 candidates."""
     house, seen = house_of(request), visit(request)
+    here = company(request.scope)
+    house.admission.check(seen.timings, here)
     asked = parse_rank(await body_of(request, house), house.limits)
-    found = await house.ranker.rank(
-        asked, Caller(request.receive, is_alone=is_alone(request.scope)), seen.timings
-    )
+    caller = Caller(request.receive, is_alone=here == 1)
+    found = await house.ranker.rank(asked, caller, seen.timings)
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)
 
@@ -55,6 +56,7 @@ async def rank(request: Request) -> Response:
 async def rank_batch(request: Request) -> Response:
     """Up to 64 requests, each with its own answer or problem."""
     house, seen = house_of(request), visit(request)
+    house.admission.check(seen.timings, company(request.scope))
     asked = parse_rank_batch(await body_of(request, house), house.limits)
     results = await asyncio.gather(*(_one(house, each, seen.timings) for each in asked))
     return answer({"results": results})
@@ -63,7 +65,7 @@ async def rank_batch(request: Request) -> Response:
 async def _one(house: House, asked: RankRequest | Problem, whole: Timings) -> dict[str, Any]:
     if isinstance(asked, Problem):
         return _told(house, asked)
-    timings = Timings(whole.began)
+    timings = whole.part()
     try:
         return await house.ranker.rank(asked, Caller(), timings)
     except Problem as problem:

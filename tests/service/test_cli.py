@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import socket
@@ -94,6 +95,51 @@ def test_nothing_in_flight_is_lost_at_the_end(service: Any, until: Any) -> None:
         line.sendall(body[5:])
         assert line.recv(65_536).startswith(b"HTTP/1.1 200")
     assert command.ends()[0] == 0
+
+
+def test_connections_are_closed_when_their_last_answer_has_gone(service: Any, until: Any) -> None:
+    """After SIGTERM an open connection gets its answer, hears that it is the last, and ends."""
+    command, url = service("--drain-s", "0.5")
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 10) as line:
+        asked = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        line.sendall(asked)
+        assert b"connection: close" not in line.recv(65_536)
+        command.send(signal.SIGTERM)
+        until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+        line.sendall(asked)
+        answer = line.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        assert line.recv(65_536) == b""
+    assert command.ends()[0] == 0
+
+
+def test_a_killed_worker_is_replaced(service: Any, until: Any) -> None:
+    """Of two workers one is killed: every request is answered, and soon there are two again."""
+    command, url = service("--workers", "2", "--drain-s", "0")
+    before = workers_of(command.process.pid)
+    assert len(before) == 2
+    os.kill(min(before), signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        answer = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
+        assert answer.status_code == 200
+        now = workers_of(command.process.pid)
+        return len(now) == 2 and now != before
+
+    until(is_replaced)
+    command.send(signal.SIGTERM)
+    assert command.ends()[0] == 0
+
+
+def workers_of(pid: int) -> set[int]:
+    """The processes that serve: children of the command, but not multiprocessing's own helper."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    }
 
 
 def test_workers_share_store_and_metrics(service: Any) -> None:

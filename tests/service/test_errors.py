@@ -19,7 +19,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_every_problem_has_its_own_type_and_status() -> None:
-    """Types are stable and unique; 503 says when to come back."""
+    """Types are stable and unique; 429 and 503 say when to come back."""
     problems = [kind() for kind in every(Problem)]
     told = [problem.to_dict() for problem in problems]
     types = [each["type"] for each in told]
@@ -29,4 +29,4 @@ def test_every_problem_has_its_own_type_and_status() -> None:
         assert each["type"].startswith("/problems/")
         assert each["title"]
         assert each["detail"]
-        assert ("retry-after" in problem.headers()) == (each["status"] == 503)
+        assert ("retry-after" in problem.headers()) == (each["status"] in {429, 503})

@@ -81,7 +81,7 @@ def check(service: Any, headers: dict[str, str]) -> None:
     assert headers["x-model-fingerprint"] == service.house.fingerprint.decode()
     assert "total;dur=" in headers["server-timing"]
     assert service.client.get("/health/live").status_code == 200
-    wait_until(lambda: service.house.metrics._in_flight._value.get() == 0)  # counted behind it
+    wait_until(lambda: service.house.metrics._in_flight._value.get() == 0)  # counted afterwards
 
 
 def test_a_head_up_to_the_limit(service: Any) -> None:

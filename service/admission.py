@@ -1,0 +1,64 @@
+"""Who may come in when many do. Asked before a body is read: refusing must cost next to nothing.
+
+A queue that stands helps nobody: what it holds is only late. But a crowd that came to an empty
+house, or while it was held up for a moment, is worked off soon. So a queue may be long for a
+moment, and must be short from then on until it has been empty: controlled delay, as in networks.
+A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from service.batcher import Batcher
+from service.errors import DeadlineExceeded, Overloaded
+from service.timings import Timings
+
+#: How long a long queue is taken for a crowd.
+CROWD_S = 0.05
+#: Who waits no longer than this found nobody before them.
+EMPTY_S = 0.001
+
+
+class Admission:
+    """Refuses requests whose wait, by estimate, is too long: for the house, or for their deadline.
+
+    The wait is what a request has already waited for the event loop, and what the work that queues
+    before the engine will take.
+    """
+
+    def __init__(self, batcher: Batcher, *, few: int, queue_s: float, crowd_s: float) -> None:
+        self._batcher = batcher
+        self._few = few
+        self._queue_s = queue_s
+        self._crowd_s = crowd_s
+        self._long_since: float | None = None
+
+    def __repr__(self) -> str:
+        state = "long" if self._long_since is not None else "short"
+        return f"<Admission to a {state} queue, {self._batcher.wait_s * 1e3:.0f} ms>"
+
+    def check(self, timings: Timings, company: int) -> None:
+        """Raises `Overloaded` or `DeadlineExceeded`, at once; `company` is how many there are."""
+        if company <= self._few:
+            if company == 1:
+                self._long_since = None
+            return
+        now = perf_counter()
+        ready_at = now + self._batcher.wait_s
+        if self._is_too_long(ready_at - timings.began, now):
+            raise Overloaded
+        if ready_at > timings.deadline:
+            if now > timings.deadline:
+                raise DeadlineExceeded
+            raise Overloaded("What waits already would take until after the deadline")
+
+    def _is_too_long(self, wait_s: float, now: float) -> bool:
+        if wait_s <= self._queue_s:
+            # A run may take along all that waits; only an idle engine has caught up.
+            if wait_s <= EMPTY_S and not self._batcher.is_busy:
+                self._long_since = None
+            return False
+        if self._long_since is None:
+            self._long_since = now
+        return wait_s > self._crowd_s or now - self._long_since > CROWD_S

@@ -1,0 +1,136 @@
+"""Three times what the service can do: what it accepts it serves, what it refuses it refuses fast.
+
+    make drills
+
+Times are told, not asserted: they belong to a machine and an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from loadtest.arrivals import poisson
+from loadtest.client import Answer, Client, ClientError
+from loadtest.driver import closed_loop, open_loop
+from loadtest.results import Result
+from loadtest.traffic import Traffic, Universe
+from tests.bundles import make_bundle
+from tests.servers import is_up, wait_until
+
+pytestmark = pytest.mark.drill
+
+STEP_S, FLOOD_S, SETTLE_S = 3.0, 10.0, 0.5
+#: What `CROWD` callers get who ask one after another is all there is; capacity is that much of it.
+CROWD, LOAD = 4, 0.8
+PROBE_S = 0.05
+USERS, ITEMS, CANDIDATES, RECORDS = 50, 1_000, 500, 100
+
+
+@pytest.fixture
+def url(marmot: Callable[..., Any], tmp_path: Path, free_port: int) -> str:
+    """`marmot serve` with a model of the default size."""
+    bundle = make_bundle(tmp_path / "bundle", depth=4, window=100, width=64, heads=4)
+    command = marmot(
+        "serve", "--bundle", bundle, "--cache", f"lmdb:{tmp_path}/cache",
+        "--port", str(free_port), "--threads", "1", "--drain-s", "0",
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{free_port}"
+    wait_until(lambda: is_up(url) or command.process.poll() is not None)
+    assert command.process.poll() is None, command.ends()
+    return url
+
+
+def test_three_times_capacity(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only 200 and 503, with Retry-After and at once; every request answered; health answers."""
+    figures = uvloop.run(_drill(url))
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")  # noqa: T201 - the drill is there to tell
+
+
+async def _drill(url: str) -> dict[str, Any]:
+    traffic = Traffic(Universe.of_counts(USERS, ITEMS), candidates=CANDIDATES)
+    async with Client(url) as client:
+        await _fill(client)
+        unloaded = await closed_loop(client, 1, STEP_S, traffic, _ignore)
+        crowd = await closed_loop(client, CROWD, STEP_S, traffic, _ignore)
+        rate = LOAD * len(_ok(crowd)) / STEP_S
+        at_capacity = await open_loop(client, poisson(rate, STEP_S, 0), traffic, _ignore)
+        flood = asyncio.create_task(
+            open_loop(client, poisson(3 * rate, FLOOD_S, 0), traffic, _ignore)
+        )
+        async with Client(url) as prober:
+            health = [answer async for answer in _probe(prober, flood)]
+        results = await flood
+        last = await closed_loop(client, 1, SETTLE_S, traffic, _ignore)
+    refused = [result for result in results if result.outcome == "503"]
+    settled = [result for result in results if result.due > results[0].due + SETTLE_S]
+    assert set(Counter(result.outcome for result in results)) == {"200", "503"}
+    assert {answer.status for answer in health} == {200}
+    assert {result.outcome for result in last} == {"200"}
+    return {
+        "unloaded_p50_ms": _ms(_quantile(unloaded, 50)),
+        "capacity_rps": round(rate, 1),
+        "capacity_p50_ms": _ms(_quantile(at_capacity, 50)),
+        "capacity_p99_ms": _ms(_quantile(at_capacity, 99)),
+        "offered_rps": round(len(results) / FLOOD_S, 1),
+        "goodput_of_capacity": round(len(_ok(results)) / FLOOD_S / rate, 3),
+        "accepted_p50_ms": _ms(_quantile(settled, 50)),
+        "accepted_p99_ms": _ms(_quantile(settled, 99)),
+        "accepted_p99_with_start_ms": _ms(_quantile(results, 99)),
+        "refused_p50_ms": _ms(float(np.median([result.done - result.sent for result in refused]))),
+        "health_max_ms": _ms(max(answer.done - answer.sent for answer in health)),
+        "driver_late_p99_ms": _ms(
+            float(np.percentile([result.sent - result.due for result in results], 99))
+        ),
+    }
+
+
+async def _fill(client: Client) -> None:
+    """Every user gets a full window of events, so that every request is of one size."""
+    now = int(time.time())
+    for user in range(1, USERS + 1):
+        events = [
+            {"user_id": user, "item_id": place % 60, "timestamp": now - RECORDS + place}
+            for place in range(RECORDS)
+        ]
+        answer = await client.post("/v1/events", json.dumps({"events": events}).encode())
+        assert answer.status == 200
+
+
+async def _probe(client: Client, flood: asyncio.Task[list[Result]]) -> AsyncIterator[Answer]:
+    """What health says, twenty times a second, until the flood is over."""
+    paths = ["/health/live", "/health/ready"]
+    while not flood.done():
+        paths.reverse()
+        try:
+            yield await client.get(paths[0])
+        except ClientError as error:
+            raise AssertionError(f"{paths[0]} did not answer") from error
+        await asyncio.sleep(PROBE_S)
+
+
+def _ok(results: list[Result]) -> list[Result]:
+    return [result for result in results if result.ok]
+
+
+def _quantile(results: list[Result], percent: float) -> float:
+    """Of the latency of what was served, in seconds from when it was due."""
+    return float(np.percentile([result.done - result.due for result in _ok(results)], percent))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 2)
+
+
+def _ignore(_done: int) -> None:
+    return

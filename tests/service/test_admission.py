@@ -1,0 +1,195 @@
+"""Who is let in when the house is full, and until when they are served."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from service.admission import Admission
+from service.errors import DeadlineExceeded, Overloaded
+from service.pace import COST_PER_MS, Pace
+from service.timings import Timings
+
+RANK = {"user_id": "u", "candidates": list(range(1, 51))}
+HEAD = (
+    b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+)
+
+
+class Waits:
+    """As much of a batcher as is asked."""
+
+    wait_s = 0.0
+    is_busy = False
+
+
+@pytest.fixture
+def queue() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def admission(queue: Waits) -> Admission:
+    return Admission(queue, few=8, queue_s=0.02, crowd_s=0.2)  # type: ignore[arg-type]
+
+
+def is_refused(admission: Admission, company: int = 9, **fields: float) -> bool:
+    try:
+        admission.check(Timings(**fields), company)
+    except Overloaded:
+        return True
+    return False
+
+
+def test_a_standing_queue_is_short(
+    admission: Admission, queue: Waits, until: Callable[..., Any]
+) -> None:
+    """A queue that stays long lets nobody in until it is short; once empty it may grow again."""
+    admission.check(Timings(), 9)
+    queue.wait_s = 0.1
+    until(lambda: is_refused(admission))
+    queue.wait_s = 0.015
+    admission.check(Timings(), 9)
+    queue.wait_s = 0.1
+    assert is_refused(admission)
+    queue.wait_s, queue.is_busy = 0.0, True
+    admission.check(Timings(), 9)
+    queue.wait_s = 0.1
+    assert is_refused(admission)
+    queue.wait_s, queue.is_busy = 0.0, False
+    admission.check(Timings(), 9)
+    queue.wait_s = 0.1
+    admission.check(Timings(), 9)
+
+
+def test_a_crowd_may_come_at_once(admission: Admission, queue: Waits) -> None:
+    """A queue that is long for a moment lets more in, but not any number."""
+    queue.wait_s = 0.1
+    admission.check(Timings(), 9)
+    queue.wait_s = 0.3
+    assert is_refused(admission)
+    assert not is_refused(admission, 8)
+
+
+def test_waiting_for_the_loop_counts(admission: Admission, until: Callable[..., Any]) -> None:
+    """What came in long before its turn has queued; being held up once is no reason to refuse."""
+    admission.check(Timings(began=perf_counter() - 0.1), 9)
+    until(lambda: is_refused(admission, began=perf_counter() - 0.1))
+    assert is_refused(admission, began=perf_counter() - 0.1)
+
+
+def test_who_cannot_be_served_in_time_is_told_at_once(admission: Admission, queue: Waits) -> None:
+    """503 where the wait would outlast the deadline, 504 where it has passed."""
+    queue.wait_s = 0.01
+    now = perf_counter()
+    admission.check(Timings(deadline=now + 1), 9)
+    with pytest.raises(Overloaded, match="deadline"):
+        admission.check(Timings(deadline=now + 0.005), 9)
+    with pytest.raises(DeadlineExceeded):
+        admission.check(Timings(deadline=now - 1), 9)
+
+
+def test_the_pace_follows_the_engine() -> None:
+    """An estimate to start with, then what runs really took, the large ones above all."""
+    pace = Pace()
+    assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.001)
+    for _ in range(50):
+        pace.saw(100 * COST_PER_MS, 0.3)
+        pace.saw(1, 0.001)
+    assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.003, rel=0.05)
+
+
+@contextmanager
+def stalled(running: Any) -> Iterator[None]:
+    """The engine's thread stands still, and one caller has not finished sending."""
+    held = threading.Event()
+    engine = running.house.registry.active.engine
+    engine.submit("rank", engine.bundle.example(), lambda *_: held.wait(30), lambda: True)
+    with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+        line.sendall(HEAD % b"/v1/events")
+        try:
+            yield
+        finally:
+            held.set()
+
+
+@pytest.mark.parametrize("path", [b"/v1/rank", b"/v1/rank:batch", b"/v2/models/marmot/infer"])
+def test_a_full_house_refuses_before_it_reads(
+    serve: Callable[..., Any], until: Callable[..., Any], path: bytes
+) -> None:
+    """503 with Retry-After to a head alone; health answers, and who was let in is served."""
+    running = serve()
+    batcher = running.house.registry.active.batcher
+    with ThreadPoolExecutor(2) as callers, stalled(running):
+        until(lambda: running.house.in_flight == 1)
+        accepted = [callers.submit(running.rank, **RANK)]
+        until(lambda: batcher.is_busy)
+        accepted.append(callers.submit(running.rank, **RANK))
+        until(lambda: batcher.wait_s > 0)
+        admission = running.house.admission
+        admission._few, admission._queue_s, admission._crowd_s = 1, 0.0, 0.0
+        with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+            line.sendall(HEAD % path)
+            head, _, body = line.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in head
+            assert "waiting" in str(json.loads(body))
+            # The rest of the body may still come, and the connection goes on.
+            line.sendall(b" " * 100 + b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert line.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert running.client.get("/health/ready").status_code == 200
+        assert not any(each.done() for each in accepted)
+    assert [each.result()["cache"]["state"] for each in accepted] == ["cold", "cold"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/events"])
+def test_a_timeout_in_the_head(serve: Callable[..., Any], path: str) -> None:
+    """`X-Request-Timeout-Ms` is a deadline: 504 when it has passed, and nothing was done."""
+    running = serve()
+    event = {"user_id": "u", "item_id": 1, "timestamp": 1}
+    body = RANK if path == "/v1/rank" else {"events": [event]}
+    before = running.runs
+
+    def status(timeout: str, **fields: Any) -> int:
+        headers = {"x-request-timeout-ms": timeout}
+        return int(running.client.post(path, json={**body, **fields}, headers=headers).status_code)
+
+    assert status("0") == 504
+    assert status("0.000001") == 504
+    assert running.runs == before
+    assert running.timeline("u")["version"] == 0
+    assert status("60000") == 200
+    for nonsense in ("soon", "-1", "1e3", "nan", "1" * 13):
+        assert status(nonsense) == 422
+
+
+def test_the_lesser_deadline_counts(serve: Callable[..., Any]) -> None:
+    """Of `deadline_ms` and `X-Request-Timeout-Ms`, whichever is sooner; the default is for none."""
+    running = serve(default_deadline_ms=1e-6)
+
+    def status(deadline_ms: float | None, timeout: str | None) -> int:
+        headers = {"x-request-timeout-ms": timeout} if timeout else {}
+        fields = {} if deadline_ms is None else {"deadline_ms": deadline_ms}
+        answer = running.client.post("/v1/rank", json={**RANK, **fields}, headers=headers)
+        return int(answer.status_code)
+
+    assert status(None, None) == 504
+    assert status(60_000, None) == status(None, "60000") == status(60_000, "60000") == 200
+    assert status(0, "60000") == status(60_000, "0") == 504
+
+
+def test_a_batch_shares_its_timeout(serve: Callable[..., Any]) -> None:
+    """Each request of a batch ends with the head's timeout."""
+    running = serve()
+    answer = running.client.post(
+        "/v1/rank:batch", json={"requests": [RANK, RANK]}, headers={"x-request-timeout-ms": "0"}
+    )
+    assert [result["problem"]["status"] for result in answer.json()["results"]] == [504, 504]
