@@ -49,7 +49,9 @@ def _run(*command: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("where", "expression"), EXPRESSIONS)
+@pytest.mark.parametrize(
+    ("where", "expression"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS]
+)
 def test_no_drift(where: str, expression: str) -> None:
     """Every series, label and value in an expression is one that the service can report."""
     known, values = labels_of_series(), values_of_labels()
