@@ -40,6 +40,7 @@ ENV LD_LIBRARY_PATH=/opt/marmot/cuda \
     MARMOT_CACHE=lmdb:/var/lib/marmot/cache \
     MARMOT_HOST=0.0.0.0 \
     MARMOT_LOG_FORMAT=json \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/lib/marmot

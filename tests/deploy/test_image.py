@@ -46,3 +46,8 @@ def test_runs_without_a_shell() -> None:
             assert command.startswith("[")
     assert not re.search(r"^RUN", last, re.MULTILINE)
     assert "USER 10001:10001" in last
+
+
+def test_tells_nobody() -> None:
+    """ONNX Runtime would send its maker what it runs, unless it is told not to."""
+    assert "ORT_DISABLE_TELEMETRY=1" in DOCKERFILE.read_text()
