@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models import data_cli
+from models.family import FAMILIES, default_depth
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def train(
     events: Events,
     out: Annotated[Path, typer.Option(help="Folder of the bundle; replaced in one step.")],
     items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id, name, …")] = None,
-    family: Annotated[str, typer.Option(help="Kind of model.")] = "marm",
-    depth: Annotated[int, typer.Option(min=1, help="Attention layers.")] = 4,
+    family: Annotated[str, typer.Option(help=f"Kind of model: {', '.join(FAMILIES)}.")] = "marm",
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Attention layers.", show_default="4; din has 1")
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
@@ -84,7 +87,7 @@ def train(
     table = read_events(events, wanted)
     spec = Spec(
         family=family,
-        depth=depth,
+        depth=default_depth(family) if depth is None else depth,
         window=window,
         width=width,
         heads=heads,
