@@ -203,13 +203,16 @@ def compare(
     *,
     events: Events,
     depths: Annotated[str, typer.Option(help="Depths to train, 0 is no history.")] = "0,1,2,4",
+    families: Annotated[
+        str, typer.Option(help="Others to train beside them, with two layers: full,stca,din.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate baselines and depths on one split; prints a Markdown table."""
-    from models.comparison import compare_models, markdown  # noqa: PLC0415
+    """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
+    from models.comparison import compare_models, contestants, markdown  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
 
     _share_the_cores()
@@ -217,7 +220,10 @@ def compare(
         wanted = [int(depth) for depth in depths.split(",")]
     except ValueError as error:
         raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
-    rows = compare_models(read_events(events), wanted, seeds, holdout=holdout, epochs=epochs)
+    table = read_events(events)
+    named = [name.strip() for name in families.split(",") if name.strip()]
+    models = contestants(wanted, named, table.tasks)
+    rows = compare_models(table, models, seeds, holdout=holdout, epochs=epochs)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 

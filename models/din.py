@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import MASKED, Layer
+from models.family import UNIT_WIDTH
 from models.raw_history import RawHistory
-
-#: Numbers between a pair of target and event and its weights.
-UNIT_WIDTH = 16
 
 
 class ActivationUnit(Layer):

@@ -7,7 +7,8 @@ from typing import cast
 
 import numpy as np
 
-from models.din import UNIT_WIDTH, ActivationUnit
+from models.din import ActivationUnit
+from models.family import UNIT_WIDTH
 from models.graph import GraphBuilder
 from models.graph_history import Fed, Past, bucket_of, read_past
 from models.graph_targets import Targets, ask, linear, since

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+#: Numbers between a pair of target and event and its weights, in the family din.
+UNIT_WIDTH = 16
+
 
 class Family(NamedTuple):
     """How a kind of model spends a user's history; everything else follows in `Spec`.
