@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from models.graph import GraphBuilder
+from models.graph_norm import normalised
 from models.graph_weights import GraphWeights
 from models.spec import TIME_GAP_EDGES_S
 
@@ -77,7 +78,8 @@ def memories(
         cached = g.add("Transpose", cached, perm=[1, 0, 2])
         known = g.add("Concat", known, cached, axis=0)  # (depth, N, width)
     elif depth > 1:
-        known = g.add("Expand", known, g.ints(depth, 1, 1))
+        unit = g.add("Expand", normalised(w, g, known), g.ints(depth - 1, 1, 1))
+        known = g.add("Concat", known, unit, axis=0)
     fed = Fed.of(w, g, items, past.feedback)
     timed = g.add("Mul", g.add("Reshape", bucket, g.ints(-1)), g.constant(3, "int32"))
     states = (g.add("Add", timed, fed.states[0]), *fed.states[1:])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from torch import nn
 
 from models.graph import GraphBuilder
+from models.graph_norm import normalised
 from models.graph_weights import GraphWeights, as_array
 
 #: The middle of a feed-forward block at some depth: (N, width) to (N, 2 width).
@@ -107,8 +107,3 @@ def relu(w: GraphWeights, g: GraphBuilder, depth: int, x: str) -> str:
 def linear(g: GraphBuilder, layer: nn.Linear, x: str) -> str:
     """A layer with a bias, of (N, columns)."""
     return g.add("Gemm", x, g.floats(as_array(layer.weight).T), g.floats(as_array(layer.bias)))
-
-
-def normalised(w: GraphWeights, g: GraphBuilder, x: str) -> str:
-    """`attention.normalised` of (…, width)."""
-    return g.add("RMSNormalization", x, g.floats(np.ones(w.width)), axis=-1, epsilon=1e-6)

@@ -20,7 +20,8 @@ import onnx
 
 from models.graph import GraphBuilder
 from models.graph_history import Fed, Past, bucket_of, memories, parts_of, read_past
-from models.graph_targets import Targets, ask, mix, normalised, relu, since
+from models.graph_norm import normalised
+from models.graph_targets import Targets, ask, mix, relu, since
 from models.graph_weights import GraphWeights
 
 Array = np.ndarray[Any, Any]

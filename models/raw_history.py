@@ -52,11 +52,12 @@ class RawHistory(RankingModel):
     ) -> Tensor:
         """Of targets (B, C) over history (B, R): (B, C, tasks)."""
         start, known, prior = self.embedding(targets), self.embedding(items), self._prior(items)
+        unit = normalised(known)  # as records are, in the layers above the first
         logits: Tensor = self.item_bias(targets)
         outputs = [normalised(start)]
         for depth, layer in enumerate(self.layers):
             stream = self._fused(depth, start, outputs)
-            memory = layer.project(known, prior, feedback)
+            memory = layer.project(unit if depth else known, prior, feedback)
             found = layer.attend(normalised(stream), *memory, biases[depth])
             outputs.append(normalised(layer.mix(stream, found)))
             logits = logits + self._read_out(depth, start, found, outputs[-1])

@@ -35,11 +35,17 @@ class CrossAttention(TargetAttention):
         super().__init__(width, heads, tasks, time_gap=time_gap, dropout=dropout)
         self.fuse = nn.Linear((1 + below) * width, width, bias=False)
         self.gate = nn.Linear(width, 2 * width)
-        self.recency = nn.Parameter(torch.zeros(window, heads))
+        # Each head at first forgets at a pace of its own (ALiBi, arXiv 2108.12409).
+        paces = 2.0 ** (-8 * torch.arange(1, heads + 1) / heads)
+        self.recency = nn.Parameter(-torch.arange(window)[:, None] * paces)
 
     @property
     def additions(self) -> tuple[nn.Linear, ...]:
         return *super().additions, self.fuse
+
+    def weigh_evenly(self, null_events: float) -> None:
+        super().weigh_evenly(null_events)
+        self.recency.zero_()
 
     def inner(self, x: Tensor) -> Tensor:
         gated: Tensor = nn.functional.silu(self.gate(x)) * self.expand(x)

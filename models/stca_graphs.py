@@ -9,7 +9,8 @@ import numpy as np
 
 from models.graph import GraphBuilder
 from models.graph_history import bucket_of, memories, read_past
-from models.graph_targets import Targets, ask, linear, normalised, since
+from models.graph_norm import normalised
+from models.graph_targets import Targets, ask, linear, since
 from models.graph_weights import GraphWeights, as_array
 from models.stca import CrossAttention
 

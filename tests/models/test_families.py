@@ -208,3 +208,4 @@ def test_what_is_kept(family: str) -> None:
     assert not spec.row.itemsize
     assert spec.reads == spec.receptive_field == spec.least_keep
     assert spec.receptive_field == (15 if family == "full" else 5)
+    assert spec.encodes == (family == "full")
