@@ -23,9 +23,8 @@ from models.spec import Spec, SpecError
 FORMAT = 1
 OPSET = 23
 MANIFEST = "manifest.json"
-GRAPHS = ("rank", "append", "encode")
 REQUIRED_FILES = (
-    *(f"{name}.onnx" for name in GRAPHS),
+    "rank.onnx",
     "weights.safetensors",
     "items.parquet",
     "example.npz",
@@ -169,7 +168,7 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
             f"fingerprint {found}, the manifest says {fingerprint}"
         )
     graphs = {name: _graph(entry) for name, entry in manifest["graphs"].items()}
-    for name in GRAPHS:
+    for name in spec.kind.graphs:
         if name not in graphs or graphs[name].file not in files:
             raise BundleError(f"{path}: the manifest does not describe the graph {name}")
     return Bundle(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models import data_cli
+from models.family import FAMILIES, default_depth
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def train(
     events: Events,
     out: Annotated[Path, typer.Option(help="Folder of the bundle; replaced in one step.")],
     items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id, name, …")] = None,
-    family: Annotated[str, typer.Option(help="Kind of model.")] = "marm",
-    depth: Annotated[int, typer.Option(min=1, help="Attention layers.")] = 4,
+    family: Annotated[str, typer.Option(help=f"Kind of model: {', '.join(FAMILIES)}.")] = "marm",
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Attention layers.", show_default="4; din has 1")
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
@@ -84,7 +87,7 @@ def train(
     table = read_events(events, wanted)
     spec = Spec(
         family=family,
-        depth=depth,
+        depth=default_depth(family) if depth is None else depth,
         window=window,
         width=width,
         heads=heads,
@@ -200,13 +203,16 @@ def compare(
     *,
     events: Events,
     depths: Annotated[str, typer.Option(help="Depths to train, 0 is no history.")] = "0,1,2,4",
+    families: Annotated[
+        str, typer.Option(help="Others to train beside them, with two layers: full,stca,din.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate baselines and depths on one split; prints a Markdown table."""
-    from models.comparison import compare_models, markdown  # noqa: PLC0415
+    """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
+    from models.comparison import compare_models, contestants, markdown  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
 
     _share_the_cores()
@@ -214,7 +220,10 @@ def compare(
         wanted = [int(depth) for depth in depths.split(",")]
     except ValueError as error:
         raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
-    rows = compare_models(read_events(events), wanted, seeds, holdout=holdout, epochs=epochs)
+    table = read_events(events)
+    named = [name.strip() for name in families.split(",") if name.strip()]
+    models = contestants(wanted, named, table.tasks)
+    rows = compare_models(table, models, seeds, holdout=holdout, epochs=epochs)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 

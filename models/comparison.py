@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from models.baselines import evaluate_baselines
 from models.evaluate import measure
 from models.events import EventTable
+from models.family import default_depth
 from models.marm import Marm
+from models.ranking_model import RankingModel
 from models.reference import Reference
 from models.spec import Spec
 from models.train import Recipe, train
@@ -35,34 +37,56 @@ class FeedbackInRecord(Marm):
         return start + torch.einsum("...ts,tsw->...w", state, self.own)
 
 
+class Contestant(NamedTuple):
+    """A model to train, and what its row is called."""
+
+    name: str
+    spec: Spec
+    kind: type[RankingModel] | None = None
+
+
+def contestants(depths: list[int], families: list[str], tasks: tuple[str, ...]) -> list[Contestant]:
+    """Marm at these depths, with the other choice of records, and these families beside it."""
+    found = [
+        Contestant("no history" if depth == 0 else f"depth {depth}", Spec(depth=depth, tasks=tasks))
+        for depth in depths
+    ]
+    two = Spec(depth=2, tasks=tasks)
+    found.append(Contestant("depth 2, records with own feedback", two, FeedbackInRecord))
+    for family in families:
+        spec = Spec(family=family, depth=min(2, default_depth(family)), tasks=tasks)
+        found.append(Contestant(f"{family}, depth {spec.depth}", spec))
+    return found
+
+
 def compare_models(
-    table: EventTable, depths: list[int], seeds: int, *, holdout: float, epochs: int | None
+    table: EventTable,
+    models: list[Contestant],
+    seeds: int,
+    *,
+    holdout: float,
+    epochs: int | None,
 ) -> list[Row]:
     """A row per model: GAUC and AUC of the primary task, one figure per seed."""
-    contestants: list[tuple[str, type[Marm], int]] = [
-        ("no history" if depth == 0 else f"depth {depth}", Marm, depth) for depth in depths
-    ]
-    contestants.append(("depth 2, records with own feedback", FeedbackInRecord, 2))
     rows: dict[str, Row] = {}
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("comparing", total=seeds * (len(contestants) + 1))
+        task = bar.add_task("comparing", total=seeds * (len(models) + 1))
         for seed in range(seeds):
             for name, figures in evaluate_baselines(table, holdout, seed=seed).items():
                 _add(rows, name, figures)
             bar.advance(task)
-            for name, kind, depth in contestants:
-                bar.update(task, description=f"{name}, seed {seed}")
-                _add(rows, name, _trained(kind, table, depth, seed, holdout, epochs))
+            for model in models:
+                bar.update(task, description=f"{model.name}, seed {seed}")
+                _add(rows, model.name, _trained(model, table, seed, holdout, epochs))
                 bar.advance(task)
     return list(rows.values())
 
 
 def _trained(
-    kind: type[Marm], table: EventTable, depth: int, seed: int, holdout: float, epochs: int | None
+    model: Contestant, table: EventTable, seed: int, holdout: float, epochs: int | None
 ) -> dict[str, Any]:
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
-    spec = Spec(depth=depth, tasks=table.tasks)
-    trained = train(seen, spec, Recipe(epochs=epochs), seed=seed, kind=kind)
+    trained = train(seen, model.spec, Recipe(epochs=epochs), seed=seed, kind=model.kind)
     reference = Reference(trained.model, table, seen.item_ids)
     return dict(measure(table, holdout, reference.score_question)[table.tasks[0]])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 
 from models.bundle import fingerprint_of, write_bundle, write_items
+from models.families import build_graphs
 from models.graph import described
-from models.marm import History, Marm
-from models.marm_graphs import build_graphs
+from models.marm import Marm
+from models.ranking_model import History, RankingModel
 from models.sequences import NEVER_S
 from models.spec import Spec
 
@@ -31,7 +32,7 @@ class ExportError(Exception):
 
 
 def export(
-    model: Marm,
+    model: RankingModel,
     item_ids: list[str],
     item_names: list[str | None],
     path: Path,
@@ -99,7 +100,7 @@ def _run(session: ort.InferenceSession, feed: Feed) -> list[Array]:
     return list(session.run(None, {name: value for name, value in feed.items() if name in wanted}))
 
 
-def _timeline(model: Marm, batch: int, events: int, random: np.random.Generator) -> Feed:
+def _timeline(model: RankingModel, batch: int, events: int, random: np.random.Generator) -> Feed:
     rows = model.items + model.spec.fallback_rows
     shape = (batch, events)
     return {
@@ -109,11 +110,10 @@ def _timeline(model: Marm, batch: int, events: int, random: np.random.Generator)
     }
 
 
-def _example(model: Marm, runs: Mapping[str, ort.InferenceSession]) -> Feed:
-    """One valid feed of the rank graph: a full window of records and sixteen candidates."""
+def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
+    """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
-    window = model.spec.window
-    past = _timeline(model, 1, window, random)
+    past = _timeline(model, 1, model.spec.reads, random)
     rows = model.items + model.spec.fallback_rows
     names = model.spec.row.names or ()
     records = _run(runs["encode"], past) if names else []
@@ -125,28 +125,28 @@ def _example(model: Marm, runs: Mapping[str, ort.InferenceSession]) -> Feed:
     }
 
 
-def _prove(model: Marm, runs: Mapping[str, ort.InferenceSession]) -> None:
+def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> None:
     """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
     random = np.random.default_rng(0)
-    window, names = model.spec.window, model.spec.row.names or ()
-    for batch, events, old in ((1, 1, 0), (1, window + 3, window), (2, 2 * window + 6, 7)):
+    reads, names = model.spec.reads, model.spec.row.names or ()
+    for batch, events, old in ((1, 1, 0), (1, reads + 3, reads), (2, 2 * reads + 6, 7)):
         whole = _timeline(model, batch, events, random)
         cached: Feed = {}
         if names:
             encoded = _run(runs["encode"], whole)
-            exact = _encode(model, whole)
+            exact = _encode(cast("Marm", model), whole)
             _compare("encode.onnx", _decoded(encoded), exact, _step(model.spec, encoded))
-            past = {name: value[:, max(0, old - window) : old] for name, value in whole.items()}
+            past = {name: value[:, max(0, old - reads) : old] for name, value in whole.items()}
             rows = {
-                name: value[:, max(0, old - window) : old]
+                name: value[:, max(0, old - reads) : old]
                 for name, value in zip(names, encoded, strict=True)
             }
             new = {f"new_{name}": value[:, old:] for name, value in whole.items()}
             appended = _run(runs["append"], {**past, **rows, **new})
-            expected = _append(model, past, _decoded(list(rows.values())), new)
+            expected = _append(cast("Marm", model), past, _decoded(list(rows.values())), new)
             _compare("append.onnx", _decoded(appended), expected, _step(model.spec, appended))
-            cached = {n: v[:, -window:] for n, v in zip(names, encoded, strict=True)}
-        seen = {name: value[:, -window:] for name, value in whole.items()}
+            cached = {n: v[:, -reads:] for n, v in zip(names, encoded, strict=True)}
+        seen = {name: value[:, -reads:] for name, value in whole.items()}
         # Padding, and events after the request, are in the future: both must vanish.
         seen["timestamps"] = seen["timestamps"].copy()
         seen["timestamps"][:, -1:] = NEVER_S if events % 2 else seen["timestamps"][:, -1:]
@@ -204,11 +204,11 @@ def _append(model: Marm, past: Feed, records: Array, new: Feed) -> Array:
 
 
 @torch.no_grad()
-def _rank(model: Marm, asked: Feed, seen: Feed, rows: list[Array]) -> Array:
+def _rank(model: RankingModel, asked: Feed, seen: Feed, rows: list[Array]) -> Array:
     B, R = seen["items"].shape
     empty = np.zeros((B, R, 0, model.spec.width), np.float32)
     records = _decoded(rows) if rows else empty
-    logits = model.forward_cached(
+    logits = model.forward_request(
         torch.from_numpy(asked["candidates"]),
         torch.from_numpy(asked["timestamp"]),
         _history(seen, records),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from models.attention import MASKED
-from models.marm import Marm
+from models.attention import MASKED, TargetAttention
+from models.ranking_model import RankingModel
 
 Array = np.ndarray[Any, Any]
 
@@ -21,7 +23,7 @@ class GraphWeights:
     head, in which every query holds a 1 and every key its bias.
     """
 
-    def __init__(self, model: Marm) -> None:
+    def __init__(self, model: RankingModel) -> None:
         self.model = model
         self.spec = model.spec
         self.width = model.spec.width
@@ -39,8 +41,18 @@ class GraphWeights:
         # (depth, tasks, 3, width): what each state of feedback adds.
         self.key_states = np.array([as_array(layer.feedback_key) for layer in layers])
         self.value_states = np.array([as_array(layer.feedback_value) for layer in layers])
-        self.null_key = np.array([as_array(layer.null_key)[None] for layer in layers])
-        self.null_value = np.array([as_array(layer.null_value)[None] for layer in layers])
+
+    @cached_property
+    def null_key(self) -> Array:
+        """(depth, 1, width)."""
+        layers = cast("Sequence[TargetAttention]", self.model.layers)
+        return np.array([as_array(layer.null_key)[None] for layer in layers])
+
+    @cached_property
+    def null_value(self) -> Array:
+        """(depth, 1, width)."""
+        layers = cast("Sequence[TargetAttention]", self.model.layers)
+        return np.array([as_array(layer.null_value)[None] for layer in layers])
 
     def query(self, depth: int) -> tuple[Array, Array]:
         """Weight (width, width) and bias; scores come out divided by the root of the head size."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from models.bundle import Bundle
+from models.operations import operations
+from models.spec import Spec
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """The lines of `marmot inspect`, in order."""
     spec = bundle.spec
-    row = spec.row.itemsize
+    work = operations(spec)
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -20,18 +22,29 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "tasks": ", ".join(spec.tasks),
         "items": len(bundle.vocabulary),
         "receptive field": f"{spec.receptive_field} events",
-        "cached per event": f"{spec.cached_depths} depths x {spec.width} x {spec.cache_dtype} "
-        f"= {row} bytes",
-        "cached per user": f"up to {spec.reach} events = {row * spec.reach:,} bytes",
-        "per candidate": f"{operations_per_candidate(bundle):,} multiply-adds at a full window",
+        **_cached(spec),
+        "a request reads": f"{spec.reads} events" + _records(spec),
+        "a request runs": f"rank.onnx: {work.per_request:,} multiply-adds at a full window",
+        "per candidate": f"{work.per_candidate:,} more",
         "metrics": bundle.manifest["metrics"],
         "trained on": bundle.manifest["trained_on"],
     }
 
 
-def operations_per_candidate(bundle: Bundle) -> int:
-    """Multiply-adds of one candidate's steps: projections, attention, feed-forward."""
-    spec = bundle.spec
-    projections = 6 * spec.width**2  # query, out, and a feed-forward block of twice the width
-    attention = 2 * (spec.window + 1) * spec.width
-    return spec.depth * (projections + attention)
+def _cached(spec: Spec) -> dict[str, str]:
+    row, depths = spec.row.itemsize, f"{spec.cached_depths} depths x {spec.width}"
+    if not row:
+        return {
+            "cached per event": "nothing",
+            "cached per user": "the timeline alone, 0 bytes more",
+        }
+    return {
+        "cached per event": f"{depths} x {spec.cache_dtype} = {row} bytes",
+        "cached per user": f"up to {spec.reach} events = {row * spec.reach:,} bytes",
+    }
+
+
+def _records(spec: Spec) -> str:
+    if spec.encodes:
+        return ", and makes their records"
+    return " with their records" if spec.cached_depths else ""

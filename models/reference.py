@@ -17,15 +17,16 @@ from torch import Tensor
 from models.bundle import Bundle, BundleError, Vocabulary
 from models.evaluate import Question
 from models.events import UNKNOWN, EventTable
-from models.marm import Marm
+from models.families import MODELS
+from models.ranking_model import RankingModel
 from models.requests import Request
 
 Array = np.ndarray[Any, Any]
 
 
-def load_model(bundle: Bundle) -> Marm:
+def load_model(bundle: Bundle) -> RankingModel:
     """The bundle's weights as the PyTorch model; `BundleError` if its shape asks for others."""
-    model = Marm(bundle.spec, len(bundle.vocabulary))
+    model = MODELS[bundle.spec.family](bundle.spec, len(bundle.vocabulary))
     file = bundle.file("weights.safetensors")
     weights = safetensors.torch.load_file(file)
     if differences := _differences(model.state_dict(), weights):
@@ -52,7 +53,7 @@ def _shape(weight: Tensor) -> str:
 
 @torch.no_grad()
 def score(
-    model: Marm,
+    model: RankingModel,
     items: Array,
     timestamps: Array,
     feedback: Array,
@@ -85,7 +86,9 @@ def score(
 class Reference:
     """Scores from a table of events, the trusted way."""
 
-    def __init__(self, model: Marm, table: EventTable, vocabulary: list[str] | Vocabulary) -> None:
+    def __init__(
+        self, model: RankingModel, table: EventTable, vocabulary: list[str] | Vocabulary
+    ) -> None:
         if not isinstance(vocabulary, Vocabulary):
             nameless = [None] * len(vocabulary)
             vocabulary = Vocabulary(vocabulary, [*nameless], model.spec.fallback_rows)

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from models.family import FAMILIES, Family
+
 CACHE_DTYPES = ("float32", "float16", "int8")
-FAMILIES = ("marm",)
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
@@ -28,8 +29,9 @@ class Spec:
 
     `depth` counts target-attention layers (0, the items' biases alone, is for comparisons),
     `window` the events each of them sees, `width` the numbers in one vector, and `heads` divides
-    `width`. `tasks` names the heads in order; the first one ranks. A record holds `depth - 1`
-    vectors: depth 0 is a table look-up and nothing attends to the last layer's output.
+    `width`. `tasks` names the heads in order; the first one ranks. A record, in the families that
+    cache, holds `depth - 1` vectors: depth 0 is a table look-up and nothing attends to the last
+    layer's output.
     """
 
     family: str = "marm"
@@ -63,19 +65,40 @@ class Spec:
                 raise SpecError(f"{name} must be a whole number, not {value!r}")
             if not least <= value <= most:
                 raise SpecError(f"{name} must be between {least} and {most}, not {value}")
+        if self.depth > (most := self.kind.most_depth):
+            raise SpecError(f"depth must be at most {most} in the family {self.family}")
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
 
     @property
+    def kind(self) -> Family:
+        return FAMILIES[self.family]
+
+    @property
+    def hidden_depths(self) -> int:
+        """Layers whose outputs for the events of history other layers attend to."""
+        return max(0, self.depth - 1) if self.kind.is_recursive else 0
+
+    @property
     def cached_depths(self) -> int:
-        return max(0, self.depth - 1)
+        return self.hidden_depths if self.kind.is_cached else 0
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a request makes records from events, because none are cached."""
+        return self.hidden_depths > self.cached_depths
 
     @property
     def receptive_field(self) -> int:
-        """Newest events that can move a score: `window` more for every layer."""
-        return self.depth * self.window
+        """Newest events that can move a score: `window` more for every layer that adds to it."""
+        return (self.depth if self.kind.is_recursive else 1) * self.window
+
+    @property
+    def reads(self) -> int:
+        """Newest events that a request reads: all that move a score, or one window of records."""
+        return self.window if self.cached_depths else self.receptive_field
 
     @property
     def reach(self) -> int:
@@ -89,7 +112,7 @@ class Spec:
     @property
     def least_keep(self) -> int:
         """Events a store must keep per user so that every record can be rebuilt exactly."""
-        return self.receptive_field + self.window
+        return self.receptive_field + (self.window if self.kind.is_cached else 0)
 
     @property
     def row(self) -> np.dtype[np.void]:

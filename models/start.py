@@ -8,16 +8,16 @@ answer: the match between a candidate and the items of the history, weighted by 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.attention import TargetAttention
 from models.baselines import factorise
 from models.events import UNKNOWN, EventTable
-from models.marm import Marm
+from models.ranking_model import RankingModel
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +33,7 @@ FORESIGHT = 2.0
 LEAN = 5.0
 
 
-def start(model: Marm, table: EventTable, seed: int) -> None:
+def start(model: RankingModel, table: EventTable, seed: int) -> None:
     """Sets every weight of `model` from the events in `table`; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
@@ -52,43 +52,36 @@ def start(model: Marm, table: EventTable, seed: int) -> None:
         _match_by_factors(model, n_factors)
 
 
-def _randomise(model: Marm, generator: torch.Generator) -> None:
+def _randomise(model: RankingModel, generator: torch.Generator) -> None:
     with torch.no_grad():
         for layer in model.layers:
             for linear in (m for m in layer.modules() if isinstance(m, nn.Linear)):
                 _normal(linear.weight, 0.7 * linear.in_features**-0.5, generator)
                 if linear.bias is not None:
                     linear.bias.zero_()
-            layer.out.weight.mul_(0.3)
-            layer.contract.weight.mul_(0.3)
-            _normal(layer.null_key, 0.1, generator)
+            for linear in layer.additions:
+                linear.weight.mul_(0.3)
+            if isinstance(layer, TargetAttention):
+                _normal(layer.null_key, 0.1, generator)
 
 
 def _normal(weight: Tensor, scale: float, generator: torch.Generator) -> None:
     weight.normal_(0, scale, generator=generator)
 
 
-def _match_by_factors(model: Marm, n_factors: int) -> None:
+def _match_by_factors(model: RankingModel, n_factors: int) -> None:
     """Layers average residuals, alone and times embeddings; the read-out adds and matches them.
 
     The first layer hears how this user departs from the items' priors, and its records carry
     that on; the second expects it, and hears what is left: the factorisation's own estimate of a
-    user it has never seen.
+    user it has never seen. Where layers attend to the events themselves, there are no records to
+    carry it: the first layer alone knows, and the others start from nothing.
     """
-    width, tasks, head = (
-        model.spec.width,
-        len(model.spec.tasks),
-        model.spec.width // model.spec.heads,
-    )
-    # Every event weighs the same, and the null key as much as `NULL_EVENTS` of them.
-    even = math.sqrt(math.log(NULL_EVENTS) / math.sqrt(head))
+    width, tasks = model.spec.width, len(model.spec.tasks)
     if not model.layers:
         return
-    for depth, layer in enumerate(model.layers[:2]):
-        layer.key.weight.mul_(0.1)
-        layer.query.weight.mul_(0.1)
-        layer.query.bias.fill_(even)
-        layer.null_key.fill_(even)
+    for depth, layer in enumerate(model.layers[: 2 if model.spec.kind.is_recursive else 1]):
+        layer.weigh_evenly(NULL_EVENTS)
         layer.value.weight[:, :width] *= 0.1
         layer.value.weight[:, width:] = 0
         for task in range(tasks):
@@ -104,7 +97,7 @@ def _match_by_factors(model: Marm, n_factors: int) -> None:
         model.layers[0].out.weight[last] = 0
         model.layers[0].out.weight[last, last] = CARRY
         model.lean[0, last, task] = LEAN
-        for layer in model.layers[1:]:
+        for layer in model.layers[1:] if model.spec.kind.is_recursive else ():
             layer.foresight[last, task] = FORESIGHT
 
 

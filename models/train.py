@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.events import UNKNOWN, EventTable, validation_users
-from models.marm import Marm
+from models.families import MODELS
+from models.ranking_model import RankingModel
 from models.sequences import Batch, batches, padded, pieces, sessions
 from models.spec import Spec
 from models.start import start
@@ -64,7 +65,7 @@ class Progress:
 class Trained:
     """The weights that were best on unseen users, and when that was."""
 
-    model: Marm
+    model: RankingModel
     epochs: int
     steps: int
     validation_loss: float
@@ -76,7 +77,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
-    kind: type[Marm] = Marm,
+    kind: type[RankingModel] | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:
     """Trains on every event of `table` (hold out before); the same weights for the same seed.
@@ -84,12 +85,13 @@ def train(
     Stops early on the loss over all events of the 5% of users who are not trained on, and
     returns the weights that were best there.
     """
+    kind = kind or MODELS[spec.family]
     return _Trainer(table, spec, recipe or Recipe(), seed, kind).run(on_step)
 
 
 class _Trainer:
     def __init__(
-        self, table: EventTable, spec: Spec, recipe: Recipe, seed: int, kind: type[Marm] = Marm
+        self, table: EventTable, spec: Spec, recipe: Recipe, seed: int, kind: type[RankingModel]
     ) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
@@ -173,7 +175,7 @@ class _Trainer:
         return float(loss.detach()) / max(1, known)
 
     def _loss(
-        self, model: Marm, batch: Batch, items: Tensor, visible: Tensor
+        self, model: RankingModel, batch: Batch, items: Tensor, visible: Tensor
     ) -> tuple[Tensor, int]:
         """Cross entropy summed over every known label of the targets, and their number."""
         timestamps = torch.from_numpy(batch.timestamps)

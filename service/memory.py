@@ -112,16 +112,16 @@ class Memories:
         self._breaker = Breaker()
 
     async def remember(self, question: Question) -> Memory:
-        """The user's newest window of events and rows, from wherever they can be had."""
+        """The user's newest events and rows that a request reads, from wherever they can be had."""
         model, request = question.model, question.request
         if request.history is not None:
             return await self._remember_inline(question)
         key = (model.fingerprint, question.user_id)
         known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.window, known, may_be_old=True)
+            snapshot = await self._fetch(question, model.spec.reads, known, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
-                snapshot = await self._fetch(question, model.spec.window)
+                snapshot = await self._fetch(question, model.spec.reads)
             if known is not None and snapshot is known.snapshot:
                 return known.memory
             if not snapshot.valid.all() and not snapshot.complete:
@@ -170,15 +170,15 @@ class Memories:
         self, question: Question, snapshot: Snapshot, degraded: list[str]
     ) -> Memory:
         model = question.model
-        events, window = len(snapshot.timeline), model.spec.window
+        events, reads = len(snapshot.timeline), model.spec.reads
         history = History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks)
         plan = plan_rebuild(
             snapshot.valid,
-            need_from=max(0, events - window),
+            need_from=max(0, events - reads),
             begins=snapshot.complete and not snapshot.trimmed,
             spec=model.spec,
         )
-        if not plan.is_exact or (events < window and snapshot.trimmed):
+        if not plan.is_exact or (events < reads and snapshot.trimmed):
             degraded.append(TRIMMED)
         rows = snapshot.rows
         if not plan.is_empty:
@@ -193,7 +193,7 @@ class Memories:
                     (model.fingerprint, question.user_id),
                     keep_rows(self._cache, snapshot, rows, valid),
                 )
-        newest = slice(max(0, events - window), events)
+        newest = slice(max(0, events - reads), events)
         return Memory(
             "hit" if plan.is_empty else "partial",
             history[newest],
@@ -213,7 +213,7 @@ class Memories:
         rows = np.zeros(len(history), spec.row)
         plan = plan_rebuild(
             np.zeros(len(history), np.bool_),
-            need_from=max(0, len(history) - spec.window),
+            need_from=max(0, len(history) - spec.reads),
             begins=True,
             spec=spec,
         )
@@ -222,7 +222,7 @@ class Memories:
                 plan, history, rows, batcher=model.batcher, spec=spec, lane=Lane.RANK,
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
-        newest = slice(max(0, len(history) - spec.window), len(history))
+        newest = slice(max(0, len(history) - spec.reads), len(history))
         return Memory("inline", history[newest], rows[newest], plan.count)
 
 

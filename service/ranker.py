@@ -85,6 +85,10 @@ class Ranker:
     async def _score(
         self, question: Question, memory: Memory, candidates: Array, caller: Caller
     ) -> Array:
+        records = len(memory.history)
+        sizes = {"candidates": len(candidates), "records": records}
+        if question.model.spec.encodes:  # then every event asks as a candidate does
+            sizes["events"] = records
         job = Job(
             "rank",
             {
@@ -92,7 +96,7 @@ class Ranker:
                 "timestamp": np.asarray(question.timestamp),
                 **memory.feed,
             },
-            {"candidates": len(candidates), "records": len(memory.history)},
+            sizes,
             Lane.RANK,
             question.deadline,
         )

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from models.export import export
-from models.marm import Marm
+from models.families import MODELS
+from models.ranking_model import RankingModel
 from models.spec import Spec
 
 TINY: dict[str, Any] = {
@@ -22,10 +23,10 @@ TINY: dict[str, Any] = {
 ITEMS = [str(number) for number in range(60)]
 
 
-def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> Marm:
+def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> RankingModel:
     """A model in which no weight is zero and no score is stuck at 0 or 1: what is wrong shows."""
     generator = torch.Generator().manual_seed(seed)
-    model = Marm(spec, items).eval()
+    model = MODELS[spec.family](spec, items).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(0, _scale(name, weight), generator=generator)

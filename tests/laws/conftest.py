@@ -21,7 +21,12 @@ SPECS: dict[str, dict[str, Any]] = {
     "four": {"depth": 4, "window": 3},
     "three, float16": {"depth": 3, "window": 5, "cache_dtype": "float16"},
     "four, int8": {"depth": 4, "window": 4, "cache_dtype": "int8"},
+    "stca": {"family": "stca", "depth": 2, "window": 5, "time_gap": False},
+    "din": {"family": "din", "depth": 1, "window": 5},
+    "full": {"family": "full", "depth": 3, "window": 4},
 }
+#: Families that cache nothing ask the same of every store: timelines.
+EVERYWHERE = [name for name, spec in SPECS.items() if "family" not in spec]
 STORES = ("lmdb", "redis")
 
 
@@ -44,7 +49,9 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
 
 
 @pytest.fixture(
-    scope="module", params=[(name, store) for name in SPECS for store in STORES], ids=str
+    scope="module",
+    params=[(name, s) for name in SPECS for s in STORES if s == "lmdb" or name in EVERYWHERE],
+    ids=str,
 )
 def world(
     request: pytest.FixtureRequest, bundle_of: Bundles, tmp_path_factory: pytest.TempPathFactory

@@ -12,8 +12,8 @@ import onnxruntime as ort
 import torch
 from hypothesis import strategies as st
 
-from models.marm import History, Marm
-from models.marm_graphs import build_graphs
+from models.families import build_graphs
+from models.ranking_model import History, RankingModel
 from models.sequences import NEVER_S
 from models.spec import Spec
 from tests.bundles import random_model
@@ -36,7 +36,7 @@ specs = st.builds(
 
 
 @cache
-def model_of(spec: Spec) -> Marm:
+def model_of(spec: Spec) -> RankingModel:
     return random_model(spec, ITEMS)
 
 
@@ -77,7 +77,7 @@ def timelines(spec: Spec, events: int, *, batch: int = 1, seed: int = 0) -> Time
 
 
 @torch.no_grad()
-def full(model: Marm, whole: Timelines, candidates: Array, timestamp: int) -> Array:
+def full(model: RankingModel, whole: Timelines, candidates: Array, timestamp: int) -> Array:
     """Logits of candidates after a whole timeline, nothing cropped: (candidates, tasks)."""
     n, asked = len(whole), len(candidates)
     items = np.concatenate([whole.items, candidates[None]], axis=1)
@@ -90,19 +90,19 @@ def full(model: Marm, whole: Timelines, candidates: Array, timestamp: int) -> Ar
 
 
 @torch.no_grad()
-def encoded(model: Marm, whole: Timelines) -> Array:
+def encoded(model: RankingModel, whole: Timelines) -> Array:
     """The records of whole timelines: (B, T, depth - 1, width)."""
     return model.encode(*whole.tensors).numpy()
 
 
 @torch.no_grad()
-def cached(
-    model: Marm, seen: Timelines, records: Array, candidates: Array, timestamp: int
+def requested(
+    model: RankingModel, seen: Timelines, records: Array, candidates: Array, timestamp: int
 ) -> Array:
-    """Logits of candidates against records: (candidates, tasks)."""
+    """Logits of candidates from what a request reads: (candidates, tasks)."""
     history = History(*seen.tensors, torch.from_numpy(np.ascontiguousarray(records)))
     asked = torch.from_numpy(candidates[None]), torch.tensor([timestamp])
-    return model.forward_cached(*asked, history)[0].numpy()
+    return model.forward_request(*asked, history)[0].numpy()
 
 
 def sessions_of(spec: Spec) -> dict[str, ort.InferenceSession]:

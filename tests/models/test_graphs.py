@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.families import build_graphs
 from models.graph import GraphBuilder
-from models.marm_graphs import VECTOR, _bucket, build_graphs
+from models.graph_history import VECTOR, bucket_of
 from models.spec import TIME_GAP_EDGES_S, Spec
 from tests.models.graphs import (
     ITEMS,
     WIDTH,
     Timelines,
-    cached,
     encoded,
     left_padded,
     model_of,
+    requested,
     run,
     session,
     sessions_of,
@@ -64,7 +65,7 @@ def test_graphs_equal_pytorch(spec: Spec, count: int, seed: int) -> None:
     asked = {"candidates": CANDIDATES[None], "timestamp": np.array([now])}
     feed = {**asked, **whole[seen].feed(), **rows_feed(spec, rows, seen)}
     (scores,) = run(sessions(spec)["rank"], feed)
-    expected = sigmoid(cached(model, whole[seen], exact[:, seen], CANDIDATES, now))
+    expected = sigmoid(requested(model, whole[seen], exact[:, seen], CANDIDATES, now))
     assert np.abs(scores[0] - expected).max() <= EXPORTED
 
 
@@ -74,7 +75,7 @@ def test_gaps_fall_into_their_buckets() -> None:
     far = np.array([-(2**62), -(2**33), 2**31, 2**33, 2**62])
     gaps = np.concatenate([edges - 1, edges, edges + 1, far, np.arange(-5, 70_000)])
     g = GraphBuilder()
-    g.output(_bucket(g, g.input("gaps", "int64", "events")), "buckets", "int32", "events")
+    g.output(bucket_of(g, g.input("gaps", "int64", "events")), "buckets", "int32", "events")
     (found,) = run(session(g.build("buckets.onnx")[0]), {"gaps": gaps})
     assert (found == np.searchsorted(edges, gaps, side="right")).all()
 
@@ -101,7 +102,7 @@ def test_any_length_of_history(count: int, heads: int, cache_dtype: str) -> None
     asked = {"candidates": CANDIDATES[None], "timestamp": np.array([10**9])}
     feed = {**asked, **whole.feed(), **rows_feed(spec, rows, slice(None))}
     (scores,) = run(sessions(spec)["rank"], feed)
-    expected = sigmoid(cached(model, whole, records, CANDIDATES, 10**9))
+    expected = sigmoid(requested(model, whole, records, CANDIDATES, 10**9))
     assert np.abs(scores[0] - expected).max() <= EXPORTED
 
 

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.marm import History
+from models.ranking_model import History
 from models.spec import Spec
 from tests.models.graphs import (
     ITEMS,
     Timelines,
-    cached,
     encoded,
     full,
     model_of,
+    requested,
     specs,
     timelines,
 )
@@ -37,7 +37,7 @@ def test_cached_equals_full(spec: Spec, count: int, seed: int, later: int) -> No
     now = int(whole.timestamps.max(initial=0)) + later
     newest = slice(max(0, count - spec.window), count)
     records = encoded(model, whole)[:, newest]
-    found = cached(model, whole[newest], records, CANDIDATES, now)
+    found = requested(model, whole[newest], records, CANDIDATES, now)
     assert np.abs(found - full(model, whole, CANDIDATES, now)).max() <= CLOSE
 
 
@@ -125,7 +125,7 @@ def test_an_empty_history_is_defined(spec: Spec, now: int) -> None:
     """Without events scores are finite, and the time does not matter."""
     model, nothing = model_of(spec), timelines(spec, 0)
     records = np.zeros((1, 0, spec.cached_depths, spec.width), np.float32)
-    found = cached(model, nothing, records, CANDIDATES, now)
+    found = requested(model, nothing, records, CANDIDATES, now)
     assert np.isfinite(found).all()
-    assert np.array_equal(found, cached(model, nothing, records, CANDIDATES, 0))
+    assert np.array_equal(found, requested(model, nothing, records, CANDIDATES, 0))
     assert np.abs(found - full(model, nothing, CANDIDATES, now)).max() <= CLOSE

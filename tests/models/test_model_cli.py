@@ -13,6 +13,7 @@ import pytest
 from models.bundle import load_bundle
 from models.synthetic import write_order_example
 from service.marmot import run
+from tests.bundles import make_bundle
 from tests.servers import Command
 
 SMALL = ["--depth", "2", "--width", "16", "--heads", "2", "--window", "8", "--epochs", "1"]
@@ -86,7 +87,9 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--heads", "3", "--width", "16"], "width 16 is not divisible by 3 heads"),
     (["--time-gap", "maybe"], "--time-gap"),
     (["--cache-dtype", "float64"], "--cache-dtype"),
-    (["--family", "hstu"], "family must be one of marm"),
+    (["--family", "hstu"], "family must be one of marm, full, stca, din, not 'hstu'"),
+    (["--family", "sim"], "family must be one of marm, full, stca, din, not 'sim'"),
+    (["--family", "din", "--depth", "2"], "depth must be at most 1 in the family din"),
     (["--embedding", "hash"], "embedding must be full"),
     (["--holdout", "1.5"], "--holdout"),
     (["--window", "0"], "--window"),
@@ -206,6 +209,38 @@ def test_files_that_are_not_there(
         code, out, err = cli(*options)
         assert (code, out) == (1, "")
         assert str(tmp_path / "no") in one_sentence(err)
+
+
+def test_compare_includes_families(cli: Cli, tmp_path: Path) -> None:
+    """A row per baseline, depth and family; a family that is not known is refused."""
+    options = ["compare", "--events", write_order_example(tmp_path, users=30), "--depths", "0"]
+    code, out, _ = cli(*options, "--families", "stca,din", "--seeds", 1, "--epochs", 1, "--json")
+    assert code == 0
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert {"no history", "stca, depth 2", "din, depth 1"} <= set(rows)
+    assert all(len(row["auc"]) == 1 for row in rows.values())
+    code, out, err = cli(*options, "--families", "sim")
+    assert (code, out) == (2, "")
+    assert "family must be one of marm, full, stca, din, not 'sim'" in one_sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("family", "cached", "reads"),
+    [
+        ("marm", "2 depths x 16 x float32 = 128 bytes", "8 events with their records"),
+        ("full", "nothing", "24 events, and makes their records"),
+        ("stca", "nothing", "8 events"),
+    ],
+)
+def test_inspect_shows_what_a_family_spends(
+    cli: Cli, tmp_path: Path, family: str, cached: str, reads: str
+) -> None:
+    """What is cached per user, what a request reads, and how much it computes."""
+    code, out, _ = cli("inspect", make_bundle(tmp_path / "b", family=family), "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["cached per event"], told["a request reads"]) == (cached, reads)
+    assert "multiply-adds" in told["a request runs"]
 
 
 def test_inspect(cli: Cli, tiny_bundle: Path) -> None:

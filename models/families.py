@@ -1,0 +1,37 @@
+"""The families as training knows them: each a model in PyTorch and the graphs that serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx
+
+from models import din_graphs, full_graphs, marm_graphs, stca_graphs
+from models.bundle import Graph
+from models.din import Din
+from models.full import Full
+from models.graph import GraphBuilder
+from models.graph_weights import GraphWeights
+from models.marm import Marm
+from models.ranking_model import RankingModel
+from models.stca import Stca
+
+#: Writes a graph of a model's weights.
+Writer = Callable[[GraphWeights, GraphBuilder], GraphBuilder]
+
+MODELS: Mapping[str, type[RankingModel]] = {"marm": Marm, "full": Full, "stca": Stca, "din": Din}
+
+WRITERS: Mapping[str, Mapping[str, Writer]] = {
+    "marm": {"rank": marm_graphs.rank, "append": marm_graphs.append, "encode": marm_graphs.encode},
+    "full": {"rank": full_graphs.rank},
+    "stca": {"rank": stca_graphs.rank},
+    "din": {"rank": din_graphs.rank},
+}
+
+
+def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:
+    """Every graph of a model's bundle, by name."""
+    return {
+        name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
+        for name, write in WRITERS[model.spec.family].items()
+    }
