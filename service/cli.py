@@ -1,4 +1,4 @@
-"""`marmot serve` and `marmot backfill`. Heavy imports wait until a command needs them."""
+"""`marmot serve`, `backfill` and `plan`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from service import planning_cli
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.command(
+    epilog="Example: marmot plan --users 30e6 --window 6000 --depth 4 --cell-bytes 83 --simulate"
+)(planning_cli.plan)
 
 Bundle = Annotated[
     Path | None, typer.Option(help="Folder that `marmot train` wrote.", show_default="var/bundle")
