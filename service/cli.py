@@ -1,4 +1,4 @@
-"""`marmot serve`, `backfill` and `plan`. Heavy imports wait until a command needs them."""
+"""`marmot serve`, `backfill`, `plan`, `doctor`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -119,3 +119,43 @@ def backfill(
     else:
         told = ", ".join(f"{count:,} {status}" for status, count in done.statuses.items())
         typer.echo(f"{done.users:,} users, {done.events:,} events: {told}")
+
+
+@app.command(epilog="Example: marmot doctor --bundle var/bundle --cache redis://localhost")
+def doctor(
+    *,
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(show_default="8000")] = None,
+    provider: Annotated[str | None, typer.Option(show_default="cpu")] = None,
+    users: Annotated[
+        float | None, typer.Option(min=1, help="Also: is there memory for so many?")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at everything a service needs, and say what to do; exit code 1 if something is broken.
+
+    Changes nothing, in the store or elsewhere. Reads MARMOT_… as `marmot serve` does.
+    """
+    import dataclasses  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    from service.doctor import examine, is_broken  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(
+        bundle=bundle, cache=cache, keep=keep, host=host, port=port, provider=provider
+    )
+    findings = []
+    for finding in examine(settings, None if users is None else int(users)):
+        findings.append(finding)
+        typer.echo(f"{finding.state:<8}{finding.part:<10}{finding.found}")
+        if finding.todo:
+            typer.echo(f"{'':<18}-> {finding.todo}")
+    if as_json:
+        told = [dataclasses.asdict(finding) for finding in findings]
+        typer.echo(json.dumps({"ok": not is_broken(findings), "findings": told}))
+    if is_broken(findings):
+        raise typer.Exit(1)
