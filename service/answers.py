@@ -37,6 +37,44 @@ class RankResponse(BaseModel):
     degraded: list[str]
 
 
+class ExplainedEvent(BaseModel):
+    """An event and its effect: the score with it minus the score without, by candidate."""
+
+    item_id: str
+    timestamp: int
+    feedback: dict[str, int]
+    effect: dict[str, list[float]]
+
+
+class Attention(BaseModel):
+    """Weights by layer and candidate, mean of the heads; with `nothing` they sum to 1."""
+
+    events: list[list[list[float]]]
+    nothing: list[list[float]]
+
+
+class ExplainedCache(BaseModel):
+    """Where the timeline came from."""
+
+    state: Literal["stored", "cold", "inline"]
+    version: int
+
+
+class ExplainResponse(BaseModel):
+    """Scores and what they come from; events are in time order, the newest last."""
+
+    user_id: int | str
+    model: ModelName
+    timestamp: int
+    candidates: list[int | str]
+    scores: dict[str, list[float]]
+    events: list[ExplainedEvent]
+    attention: Attention | None
+    unknown_items: list[int | str]
+    cache: ExplainedCache
+    degraded: list[str]
+
+
 class EventResult(BaseModel):
     """What became of one event."""
 

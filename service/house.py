@@ -16,6 +16,7 @@ from service.cpus import threads_for
 from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
+from service.explainer import Explainer
 from service.logging import log
 from service.metrics import Metrics
 from service.ranker import Ranker
@@ -44,6 +45,7 @@ class House:
     chores: Chores = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
+    explainer: Explainer = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -99,6 +101,9 @@ class House:
             near_bytes=settings.near_mib << 20,
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
+        self.explainer = Explainer(
+            cache, self.registry, default_deadline_ms=settings.default_deadline_ms
+        )
         await warm_up(model)
         await self_test(model)
         self.metrics.loaded(model.name)

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.answers import ProblemBody
 from service.inference import InferenceRequest
-from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
+from service.schemas import EventBatch, ExplainRequest, PostedEvent, RankBatch, RankRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -22,7 +22,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    described_here = (RankRequest, RankBatch, EventBatch, InferenceRequest, ProblemBody)
+    described_here = (
+        RankRequest, RankBatch, ExplainRequest, EventBatch, InferenceRequest, ProblemBody,
+    )  # fmt: skip
     models = [(model, "validation") for model in described_here]
     _, described = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
