@@ -1,4 +1,4 @@
-"""Marm's three graphs: rank, append and encode, written out for the runtime.
+"""Marm's graphs: rank, append, encode and explain, written out for the runtime.
 
 What keeps the rank graph short (each measured: docs/log.md):
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from models.bundle import Graph
+from models.bundle import EXPLAIN, Graph
 from models.graph import GraphBuilder
 from models.graph_weights import GraphWeights, as_array
 from models.marm import Marm
@@ -34,6 +34,8 @@ VECTOR = 16
 def build_graphs(model: Marm) -> dict[str, tuple[onnx.ModelProto, Graph]]:
     """Every graph of a bundle, by name."""
     writers = {"rank": _rank, "append": _append, "encode": _encode}
+    if model.spec.depth:  # else there is no attention to show
+        writers[EXPLAIN] = _explain
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
         for name, write in writers.items()
@@ -50,6 +52,28 @@ class _Past:
 
 
 def _rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
+    _score(w, g)
+    return g
+
+
+def _explain(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
+    """The rank graph, which also says how each layer's attention is spread: means of the heads."""
+    layers = [g.add("Unsqueeze", weights, g.ints(1)) for weights in _score(w, g, explains=True)]
+    end = g.ints(np.iinfo(np.int64).max)
+    spread = g.add("Concat", *layers, axis=1)  # (batch, depth, C, S)
+    records = g.add("Shape", "timestamps", start=1)
+    first = g.add("Neg", g.add("Add", records, g.ints(1)))
+    known = g.add("Slice", spread, first, end, g.ints(3))  # the null token, then history
+    axes = ("batch", w.spec.depth, "candidates")
+    history = g.add("Slice", known, g.ints(1), end, g.ints(3))
+    g.output(history, "attention", "float32", *axes, "records")
+    nothing = g.add("Squeeze", g.add("Slice", known, g.ints(0), g.ints(1), g.ints(3)), g.ints(3))
+    g.output(nothing, "nothing", "float32", *axes)
+    return g
+
+
+def _score(w: GraphWeights, g: GraphBuilder, *, explains: bool = False) -> list[str]:
+    """Writes the scores; answers each layer's attention (batch, C, S) where it `explains`."""
     candidates = g.input("candidates", "int64", "batch", "candidates")
     timestamp = g.input("timestamp", "int64", "batch")
     past, times = _past(w, g)
@@ -59,12 +83,15 @@ def _rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     start = g.add("Gather", g.floats(w.embedding), asked)  # (batch C, width)
     stream, outputs = start, _normalised(w, g, start)
     rows = g.add("Concat", g.add("Shape", timestamp), g.ints(-1, w.wide), axis=0)
-    layers = []
+    layers, spread = [], []
     for depth, (keys, values) in enumerate(_memories(w, g, past, _bucket(g, gap))):
         queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
+        wide = g.add("Reshape", queries, rows)
+        if explains:
+            spread.append(_weights(w, g, wide, keys))
         found = g.add(
             "Attention",
-            g.add("Reshape", queries, rows),
+            wide,
             keys,
             values,
             q_num_heads=w.heads,
@@ -81,7 +108,19 @@ def _rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     shape = g.add("Concat", g.add("Shape", candidates), g.ints(w.tasks), axis=0)
     scores = g.add("Sigmoid", g.add("Reshape", g.add("Transpose", logits), shape))
     g.output(scores, "scores", "float32", "batch", "candidates", w.tasks)
-    return g
+    return spread
+
+
+def _weights(w: GraphWeights, g: GraphBuilder, queries: str, keys: str) -> str:
+    """What `Attention` keeps to itself: softmax of wide queries (batch, C, wide) by wide keys.
+
+    (batch, C, S), the mean of the heads.
+    """
+    by_head = g.ints(0, 0, w.heads, w.wide // w.heads)
+    asked = g.add("Transpose", g.add("Reshape", queries, by_head), perm=[0, 2, 1, 3])
+    known = g.add("Transpose", g.add("Reshape", keys, by_head), perm=[0, 2, 3, 1])
+    weights = g.add("Softmax", g.add("MatMul", asked, known), axis=-1)
+    return g.add("ReduceMean", weights, g.ints(1), keepdims=0)
 
 
 def _read_out(

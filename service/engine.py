@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle
+from models.bundle import EXPLAIN, Bundle
 from service.errors import EngineFailed, StartError
 
 Array = np.ndarray[Any, Any]
@@ -46,13 +47,20 @@ class Engine:
         self._sessions = {
             name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
             for name in self._outputs
+            if name != EXPLAIN  # few ask for it, and it holds the items' vectors once more
         }
+        self._open = partial(_open_session, provider=provider, threads=threads)
         self._work: SimpleQueue[tuple[str, Feed, Finished] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="marmot-engine", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
         return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
+
+    def open(self, graph: str) -> None:
+        """Makes a graph ready that was not opened at the start; takes its time once."""
+        if graph not in self._sessions:
+            self._sessions[graph] = self._open(self.bundle.file(self.bundle.graphs[graph].file))
 
     def submit(self, graph: str, feed: Feed, finished: Finished) -> None:
         """Queues a run; `finished` is called from the engine's thread."""

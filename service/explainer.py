@@ -18,6 +18,7 @@ import numpy as np
 from cache.base import Cache
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Event, Timeline
+from models.bundle import EXPLAIN
 from service.errors import DeadlineExceeded, StoreAway
 from service.events import history_events
 from service.features import History
@@ -192,9 +193,11 @@ async def _attention(
     case: _Case, history: History, rows: Array
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Weights of the newest window's events and of no event, by layer; or what is missing."""
-    if "explain" not in case.model.bundle.graphs:
-        return None, [NO_ATTENTION]
-    outputs = await case.run("explain", history, rows)
+    model = case.model
+    if EXPLAIN not in model.bundle.graphs:
+        return None, [NO_ATTENTION] if model.spec.depth else []
+    await asyncio.to_thread(model.engine.open, EXPLAIN)
+    outputs = await case.run(EXPLAIN, history, rows)
     return {"events": outputs["attention"], "nothing": outputs["nothing"]}, []
 
 

