@@ -103,6 +103,19 @@ class TimelineResponse(BaseModel):
     events: list[dict[str, Any]]
 
 
+class Item(BaseModel):
+    """An item of the vocabulary."""
+
+    item_id: str
+    name: str | None
+
+
+class ItemsResponse(BaseModel):
+    """Items, best fit first."""
+
+    items: list[Item]
+
+
 class ProblemBody(BaseModel):
     """RFC 9457."""
 
