@@ -153,7 +153,7 @@ class Retry:
         said = response.headers.get("retry-after", "") if response is not None else ""
         if said.isdigit():
             return float(said)
-        most = min(self.first_wait_s * 2**attempt, self.longest_wait_s)
+        most = min(self.first_wait_s * 2.0**attempt, self.longest_wait_s)
         return most * random.uniform(0.5, 1.0)  # noqa: S311
 
 

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.answers import ExplainResponse
+from service.caller import Caller
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
 from service.schemas import ExplainRequest, parse_explain
 
@@ -24,6 +25,7 @@ async def explain(request: Request) -> Response:
     """One user, one time, up to 20 candidates; behind all ranking, because it runs much."""
     house, seen = house_of(request), visit(request)
     asked = parse_explain(await body_of(request, house), house.limits)
-    found = await house.explainer.explain(asked, seen.timings)
+    work = house.explainer.explain(asked, seen.timings)
+    found = await Caller(request.receive).waits_for(work)
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)
