@@ -129,7 +129,11 @@ def _bundle(path: Path) -> tuple[Bundle | None, Finding]:
 def _engine(bundle: Bundle, provider: str) -> Finding:
     """A runtime may list a provider that this host has no device for: only opening tells."""
     try:
-        Engine(bundle, provider=provider).close()
+        engine = Engine(bundle, provider=provider)
+        for name, graph in bundle.graphs.items():
+            if graph.outputs:
+                engine.open(name)
+        engine.close()
     except StartError as error:
         todo = "--provider cpu, or repair the driver"
         return Finding("engine", "broken", str(error), todo)
@@ -191,10 +195,13 @@ def _store(settings: Settings, told: Told | None, bundle: Bundle | None) -> Iter
         yield from _keep(told, settings, bundle)
 
 
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the one in which it would be made."""
+    return next(there for there in (path, *path.absolute().parents) if there.exists())
+
+
 def _folder(path: Path) -> Finding:
-    there = path
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    there = _nearest(path)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         said = f"lmdb:{path} cannot be written: {there} is no folder of ours"
         return Finding("store", "broken", said, "give the folder to this user, or choose another")
@@ -258,6 +265,9 @@ def _memory(settings: Settings, bundle: Bundle, told: Told | None, users: int) -
         chunk = footprint.chunk_bytes(CHUNK_EVENTS)
         need *= size_class(chunk) / chunk if chunk else 1
         room, where = told.most_bytes or _host_bytes(), "maxmemory" if told.most_bytes else "memory"
+    elif settings.cache.startswith("lmdb:"):
+        free = shutil.disk_usage(_nearest(Path(settings.cache.partition(":")[2]))).free
+        room, where = free, "free on the disk"
     else:
         room, where = _host_bytes(), "memory of this host"
     said = f"{users:,} full users take {need / GIB:.1f} GiB of {room / GIB:.1f} GiB {where}"

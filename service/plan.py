@@ -188,9 +188,8 @@ def _memory(wanted: Wanted, total_bytes: float) -> Iterator[Factor]:
         )
     one_copy = total_bytes * rounding
     memory = one_copy * (1 + wanted.copies)
-    yield Factor(
-        "Redis memory", memory, "bytes", f"all users x allocator x {1 + wanted.copies} copies"
-    )
+    why = "all users x allocator" if rounding > 1 else "all users"
+    yield Factor("Redis memory", memory, "bytes", f"{why} x {1 + wanted.copies} copies")
     room = wanted.shard_gib * GIB * FILL
     by_memory = math.ceil(one_copy / room)
     yield Factor(

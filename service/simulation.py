@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -77,11 +78,13 @@ def _sizes(wanted: Wanted, popularity: Floats) -> Floats:
 def replay(asked: Sequence[int], sizes: Sequence[float], room: float) -> float:
     """How often a user's bytes are there, in a store that holds so many.
 
-    The first half of the requests fills the store and is not counted.
+    Everybody has been there once before, the rarest first, and half of the requests are not counted:
+    a store is as it is when it has run for long.
     """
     held: OrderedDict[int, None] = OrderedDict()
     hits, warm = 0, len(asked) // 2
-    for place, user in enumerate(asked):
+    before = reversed(range(len(sizes)))
+    for place, user in enumerate(chain(before, asked), start=-len(sizes)):
         if user in held:
             held.move_to_end(user)
             hits += place >= warm

@@ -141,3 +141,4 @@ def test_memory_against_the_plan(doctor: Doctor, redis_server: RedisServer, stor
     store.config_set("maxmemory", "100mb")
     assert doctor(cache=redis_server.url, users=100)[1]["memory"]["state"] == "ok"
     assert doctor(cache=redis_server.url, users=1e6)[1]["memory"]["state"] == "warn"
+    assert "disk" in doctor(users=1e12)[1]["memory"]["found"]
