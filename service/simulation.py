@@ -78,7 +78,7 @@ def _sizes(wanted: Wanted, popularity: Floats) -> Floats:
 def replay(asked: Sequence[int], sizes: Sequence[float], room: float) -> float:
     """How often a user's bytes are there, in a store that holds so many.
 
-    Everybody has been there once before, the rarest first, and half of the requests are not counted:
+    Everybody has been there once before, the rarest first, and half the requests are not counted:
     a store is as it is when it has run for long.
     """
     held: OrderedDict[int, None] = OrderedDict()
