@@ -47,7 +47,10 @@ class ExplainedEvent(BaseModel):
 
 
 class Attention(BaseModel):
-    """Weights by layer and candidate, mean of the heads; with `nothing` they sum to 1."""
+    """Weights by layer, candidate and event of the newest window, means of the heads.
+
+    The last weight is that of the last event; with `nothing` a candidate's weights sum to 1.
+    """
 
     events: list[list[list[float]]]
     nothing: list[list[float]]

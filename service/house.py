@@ -58,6 +58,7 @@ class House:
             max_history=settings.max_history,
             max_events=settings.max_events,
             max_batch=settings.max_batch,
+            max_explained=settings.max_explained,
         )
         metrics = Metrics(settings.worker_metrics_dir)
         return cls(settings, metrics, limits, Drain(settings.drain_s))

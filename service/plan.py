@@ -104,6 +104,11 @@ class Plan:
 
 def plan(wanted: Wanted) -> Plan:
     """Everything that follows from what is wanted."""
+    if wanted.keep is not None and wanted.keep < wanted.spec.least_keep:
+        raise UsageError(
+            f"--keep {wanted.keep:,} is too small: exact rebuilds of this model need "
+            f"{wanted.spec.least_keep:,} events"
+        )
     stored = list(_stored(wanted))
     user_bytes = stored[-1].value
     total_bytes = wanted.users * user_bytes

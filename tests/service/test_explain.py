@@ -181,6 +181,15 @@ def test_attention_sums_to_one(running: Any) -> None:
     assert np.ptp(weights, axis=2).max() > 0.05
 
 
+def test_the_limit_is_a_setting(serve: Callable[..., Any]) -> None:
+    """As many candidates as the settings allow, and no more."""
+    running = serve(max_explained=2)
+    body = {"user_id": "u", "candidates": [1, 2]}
+    assert running.client.post("/v1/explain", json=body).status_code == 200
+    answer = running.client.post("/v1/explain", json={**body, "candidates": [1, 2, 3]})
+    assert answer.json()["detail"] == "candidates has 3 entries, at most 2 are taken"
+
+
 def test_a_bundle_without_the_graph_says_so(
     serve: Callable[..., Any], tiny_bundle: Path, tmp_path: Path
 ) -> None:

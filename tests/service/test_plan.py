@@ -181,6 +181,7 @@ def test_the_simulation_is_a_table_and_a_picture(cli: Cli, tmp_path: Path) -> No
         (["--bench", "no-such-file"], "--bench no-such-file: cannot be read"),
         (["--window", "20000"], "window must be between"),
         (["--bundle", "no-such-bundle"], "no bundle at"),
+        (["--keep", "499"], "--keep 499 is too small: exact rebuilds of this model need 500"),
     ],
 )
 def test_bad_options_are_told_in_a_sentence(cli: Cli, options: list[str], said: str) -> None:
