@@ -23,6 +23,8 @@ from models.spec import Spec, SpecError
 FORMAT = 1
 OPSET = 23
 MANIFEST = "manifest.json"
+#: A graph that a bundle may have besides: the rank graph with its attention as outputs.
+EXPLAIN = "explain"
 REQUIRED_FILES = (
     "rank.onnx",
     "weights.safetensors",
@@ -168,7 +170,7 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
             f"fingerprint {found}, the manifest says {fingerprint}"
         )
     graphs = {name: _graph(entry) for name, entry in manifest["graphs"].items()}
-    for name in spec.kind.graphs:
+    for name in (*spec.kind.graphs, *graphs):
         if name not in graphs or graphs[name].file not in files:
             raise BundleError(f"{path}: the manifest does not describe the graph {name}")
     return Bundle(

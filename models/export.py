@@ -12,7 +12,7 @@ import onnxruntime as ort
 import safetensors.torch
 import torch
 
-from models.bundle import fingerprint_of, write_bundle, write_items
+from models.bundle import EXPLAIN, fingerprint_of, write_bundle, write_items
 from models.families import build_graphs
 from models.graph import described
 from models.marm import Marm
@@ -156,6 +156,10 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
         }
         scores = _run(runs["rank"], {**asked, **seen, **cached})[0]
         _compare("rank.onnx", scores, _rank(model, asked, seen, list(cached.values())), 0.0)
+        if EXPLAIN in runs:
+            explained, spread, rest = _run(runs[EXPLAIN], {**asked, **seen, **cached})
+            _compare("explain.onnx", explained, scores, 0.0)
+            _compare("explain.onnx", spread.sum(axis=3) + rest, np.ones_like(rest), 0.0)
 
 
 def _compare(graph: str, found: Array, expected: Array, allowed: Array | float) -> None:

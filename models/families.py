@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx
 
 from models import din_graphs, full_graphs, marm_graphs, stca_graphs
-from models.bundle import Graph
+from models.bundle import EXPLAIN, Graph
 from models.din import Din
 from models.full import Full
 from models.graph import GraphBuilder
@@ -22,7 +22,12 @@ Writer = Callable[[GraphWeights, GraphBuilder], GraphBuilder]
 MODELS: Mapping[str, type[RankingModel]] = {"marm": Marm, "full": Full, "stca": Stca, "din": Din}
 
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
-    "marm": {"rank": marm_graphs.rank, "append": marm_graphs.append, "encode": marm_graphs.encode},
+    "marm": {
+        "rank": marm_graphs.rank,
+        "append": marm_graphs.append,
+        "encode": marm_graphs.encode,
+        EXPLAIN: marm_graphs.explain,
+    },
     "full": {"rank": full_graphs.rank},
     "stca": {"rank": stca_graphs.rank},
     "din": {"rank": din_graphs.rank},
@@ -34,4 +39,5 @@ def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
         for name, write in WRITERS[model.spec.family].items()
+        if model.spec.depth or name != EXPLAIN  # without layers there is no attention to show
     }

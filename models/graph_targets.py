@@ -42,10 +42,9 @@ class Targets:
     def attend(self, depth: int, keys: str, values: str) -> None:
         """Takes every target through one layer."""
         w, g = self.w, self.g
-        queries = g.add("Gemm", self.outputs, *map(g.floats, w.wide_query(depth)))
         found = g.add(
             "Attention",
-            g.add("Reshape", queries, self.rows),
+            self.asked(depth),
             keys,
             values,
             q_num_heads=w.heads,
@@ -53,6 +52,12 @@ class Targets:
             scale=1.0,
         )
         self.take(depth, g.add("Reshape", found, g.ints(-1, w.width)))
+
+    def asked(self, depth: int) -> str:
+        """The layer's wide queries, (batch, C, wide)."""
+        g = self.g
+        queries = g.add("Gemm", self.outputs, *map(g.floats, self.w.wide_query(depth)))
+        return g.add("Reshape", queries, self.rows)
 
     def take(self, depth: int, found: str) -> None:
         """Goes on with what the layer found, (batch C, width)."""
@@ -89,6 +94,27 @@ class Targets:
         for seen, weights in ((outputs, model.heads), (found, model.lean), (matched, model.match)):
             logits = g.add("Gemm", g.floats(as_array(weights[depth]).T), seen, logits, transB=1)
         return logits
+
+
+class Watched(Targets):
+    """Targets that also tell where they look."""
+
+    def __init__(self, w: GraphWeights, g: GraphBuilder, candidates: str, timestamp: str) -> None:
+        super().__init__(w, g, candidates, timestamp)
+        self.spread: list[str] = []  # each layer's attention, mean of the heads: (batch, C, S)
+
+    def attend(self, depth: int, keys: str, values: str) -> None:
+        self.spread.append(self._weights(self.asked(depth), keys))
+        super().attend(depth, keys, values)
+
+    def _weights(self, queries: str, keys: str) -> str:
+        """What `Attention` keeps to itself: softmax of queries (batch, C, wide) by keys."""
+        w, g = self.w, self.g
+        by_head = g.ints(0, 0, w.heads, w.wide // w.heads)
+        asked = g.add("Transpose", g.add("Reshape", queries, by_head), perm=[0, 2, 1, 3])
+        known = g.add("Transpose", g.add("Reshape", keys, by_head), perm=[0, 2, 3, 1])
+        weights = g.add("Softmax", g.add("MatMul", asked, known), axis=-1)
+        return g.add("ReduceMean", weights, g.ints(1), keepdims=0)
 
 
 def mix(w: GraphWeights, g: GraphBuilder, depth: int, stream: str, found: str, inner: Inner) -> str:

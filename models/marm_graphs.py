@@ -1,4 +1,4 @@
-"""Marm's three graphs: rank, append and encode, written out for the runtime.
+"""Marm's graphs: rank, append, encode and explain, written out for the runtime.
 
 What keeps the rank graph short (each measured: docs/log.md):
 
@@ -21,7 +21,7 @@ import onnx
 from models.graph import GraphBuilder
 from models.graph_history import Fed, Past, bucket_of, memories, parts_of, read_past
 from models.graph_norm import normalised
-from models.graph_targets import Targets, ask, mix, relu, since
+from models.graph_targets import Targets, Watched, ask, mix, relu, since
 from models.graph_weights import GraphWeights
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +36,28 @@ def rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     for depth, memory in enumerate(memories(w, g, past, bucket_of(g, gap))):
         targets.attend(depth, *memory)
     targets.score()
+    return g
+
+
+def explain(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
+    """The rank graph, which also says how each layer's attention is spread: means of the heads."""
+    candidates, timestamp = ask(g)
+    past, times = read_past(w, g)
+    targets = Watched(w, g, candidates, timestamp)
+    for depth, memory in enumerate(memories(w, g, past, bucket_of(g, since(g, timestamp, times)))):
+        targets.attend(depth, *memory)
+    targets.score()
+    layers = [g.add("Unsqueeze", weights, g.ints(1)) for weights in targets.spread]
+    end = g.ints(np.iinfo(np.int64).max)
+    spread = g.add("Concat", *layers, axis=1)  # (batch, depth, C, S)
+    records = g.add("Shape", "timestamps", start=1)
+    first = g.add("Neg", g.add("Add", records, g.ints(1)))
+    known = g.add("Slice", spread, first, end, g.ints(3))  # the null token, then history
+    axes = ("batch", w.spec.depth, "candidates")
+    history = g.add("Slice", known, g.ints(1), end, g.ints(3))
+    g.output(history, "attention", "float32", *axes, "records")
+    nothing = g.add("Squeeze", g.add("Slice", known, g.ints(0), g.ints(1), g.ints(3)), g.ints(3))
+    g.output(nothing, "nothing", "float32", *axes)
     return g
 
 

@@ -1,7 +1,7 @@
 """Writes the requirement files from pyproject.toml and what is installed beside this Python.
 
 Run it as `python requirements/compile.py`, in an environment made with `pip install -e
-'.[cpu,train,load,dev]'`. Every file pins the direct requirements of one use and whatever they
+'.[cpu,train,load,plots,dev]'`. Every file pins the direct requirements of one use and whatever they
 need in turn, at the installed versions.
 """
 
@@ -22,7 +22,8 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "serve": ("What `marmot serve` needs, on the CPU.", "cpu", ()),
     "train": ("What training and export need as well.", "train", ("serve",)),
     "load": ("What the Locust users need as well.", "load", ("serve",)),
-    "dev": ("What the checks and the tests need as well.", "dev", ("train", "load")),
+    "plots": ("What pictures need as well.", "plots", ("serve",)),
+    "dev": ("What the checks and the tests need as well.", "dev", ("train", "load", "plots")),
 }
 
 

@@ -37,6 +37,47 @@ class RankResponse(BaseModel):
     degraded: list[str]
 
 
+class ExplainedEvent(BaseModel):
+    """An event and its effect: the score with it minus the score without, by candidate."""
+
+    item_id: str
+    timestamp: int
+    feedback: dict[str, int]
+    effect: dict[str, list[float]]
+
+
+class Attention(BaseModel):
+    """Weights by layer, candidate and event of the newest window, means of the heads.
+
+    The last weight is that of the last event; with `nothing` a candidate's weights sum to 1.
+    """
+
+    events: list[list[list[float]]]
+    nothing: list[list[float]]
+
+
+class ExplainedCache(BaseModel):
+    """Where the timeline came from."""
+
+    state: Literal["stored", "cold", "inline"]
+    version: int
+
+
+class ExplainResponse(BaseModel):
+    """Scores and what they come from; events are in time order, the newest last."""
+
+    user_id: int | str
+    model: ModelName
+    timestamp: int
+    candidates: list[int | str]
+    scores: dict[str, list[float]]
+    events: list[ExplainedEvent]
+    attention: Attention | None
+    unknown_items: list[int | str]
+    cache: ExplainedCache
+    degraded: list[str]
+
+
 class EventResult(BaseModel):
     """What became of one event."""
 
@@ -63,6 +104,19 @@ class TimelineResponse(BaseModel):
     user_id: str
     version: int
     events: list[dict[str, Any]]
+
+
+class Item(BaseModel):
+    """An item of the vocabulary."""
+
+    item_id: str
+    name: str | None
+
+
+class ItemsResponse(BaseModel):
+    """Items, best fit first."""
+
+    items: list[Item]
 
 
 class ProblemBody(BaseModel):

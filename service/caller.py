@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
 from service.job import Job
+
+T = TypeVar("T")
 
 
 class Caller:
@@ -31,9 +34,28 @@ class Caller:
         finally:
             watch.cancel()
 
+    async def waits_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work of many jobs; it is cancelled when the caller goes."""
+        task = asyncio.ensure_future(work)
+        watch = asyncio.ensure_future(self._cancel_when_gone(task))
+        try:
+            return await task
+        finally:
+            watch.cancel()
+            task.cancel()
+
+    async def _cancel_when_gone(self, task: asyncio.Task[Any]) -> None:
+        if self._receive is not None:
+            await _disconnected(self._receive)
+            task.cancel()
+
     @staticmethod
     async def _until_gone(receive: Receive, job: Job) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _disconnected(receive)
         if job.future is not None and not job.future.done():
             job.future.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,4 +1,4 @@
-"""`marmot serve`, `backfill` and `key`. Heavy imports wait until a command needs them."""
+"""`marmot serve`, `backfill`, `doctor` and `key`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from service import planning_cli
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.command(
+    epilog="Example: marmot plan --users 30e6 --window 6000 --depth 4 --cell-bytes 83 --simulate"
+)(planning_cli.plan)
 
 Bundle = Annotated[
     Path | None, typer.Option(help="Folder that `marmot train` wrote.", show_default="var/bundle")
@@ -161,3 +166,43 @@ def key(
         typer.echo(json.dumps({"secret": secret, "line": str(made)}))
     else:
         typer.echo(secret if keys is not None else f"{secret}\n{made}")
+
+
+@app.command(epilog="Example: marmot doctor --bundle var/bundle --cache redis://localhost")
+def doctor(
+    *,
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(show_default="8000")] = None,
+    provider: Annotated[str | None, typer.Option(show_default="cpu")] = None,
+    users: Annotated[
+        float | None, typer.Option(min=1, help="Also: is there memory for so many?")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at everything a service needs, and say what to do; exit code 1 if something is broken.
+
+    Changes nothing, in the store or elsewhere. Reads MARMOT_… as `marmot serve` does.
+    """
+    import dataclasses  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    from service.doctor import examine, is_broken  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(
+        bundle=bundle, cache=cache, keep=keep, host=host, port=port, provider=provider
+    )
+    findings = []
+    for finding in examine(settings, None if users is None else int(users)):
+        findings.append(finding)
+        typer.echo(f"{finding.state:<8}{finding.part:<10}{finding.found}")
+        if finding.todo:
+            typer.echo(f"{'':<18}-> {finding.todo}")
+    if as_json:
+        told = [dataclasses.asdict(finding) for finding in findings]
+        typer.echo(json.dumps({"ok": not is_broken(findings), "findings": told}))
+    if is_broken(findings):
+        raise typer.Exit(1)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle
+from models.bundle import EXPLAIN, Bundle
 from service.bound import BoundRuns
 from service.buckets import Buckets
 from service.errors import EngineFailed, StartError
@@ -67,7 +68,9 @@ class Engine:
         self._sessions = {
             name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
             for name in self._outputs
+            if name != EXPLAIN  # few ask for it, and it holds the items' vectors once more
         }
+        self._open = partial(_open_session, provider=provider, threads=threads)
         device = DEVICES.get(provider.lower(), "cpu")
         self._bound = {
             name: BoundRuns(session, bundle.graphs[name], device)
@@ -82,6 +85,11 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
 
+    def open(self, graph: str) -> None:
+        """Makes a graph ready that was not opened at the start; takes its time once."""
+        if graph not in self._sessions:
+            self._sessions[graph] = self._open(self.bundle.file(self.bundle.graphs[graph].file))
+
     def submit(self, graph: str, feed: Feed, finished: Finished, is_wanted: IsWanted) -> None:
         """Queues a run; `finished` is called from the engine's thread.
 
@@ -94,8 +102,8 @@ class Engine:
         names = self._outputs[graph]
         self.runs[graph] += 1
         try:
-            if self._bound:
-                return dict(zip(names, self._bound[graph].run(feed), strict=True))
+            if bound := self._bound.get(graph):
+                return dict(zip(names, bound.run(feed), strict=True))
             return dict(zip(names, self._sessions[graph].run(names, feed), strict=True))
         except Exception as error:  # whatever the runtime throws, it is the runtime's failure
             raise EngineFailed(f"{graph}: the runtime refused a batch") from error

@@ -39,6 +39,11 @@ class History:
     def __getitem__(self, span: slice) -> History:
         return History(self.items[span], self.timestamps[span], self.feedback[span])
 
+    def without(self, place: int) -> History:
+        """All events but one."""
+        columns = (self.items, self.timestamps, self.feedback)
+        return History(*(np.delete(column, place, axis=0) for column in columns))
+
     def feed(self, prefix: str = "") -> dict[str, Array]:
         """The columns under the names of the graphs' inputs."""
         return {

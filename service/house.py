@@ -19,6 +19,7 @@ from service.cpus import threads_for
 from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
+from service.explainer import Explainer
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -51,6 +52,7 @@ class House:
     admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
+    explainer: Explainer = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -63,6 +65,7 @@ class House:
             max_history=settings.max_history,
             max_events=settings.max_events,
             max_batch=settings.max_batch,
+            max_explained=settings.max_explained,
         )
         metrics = Metrics(settings.worker_metrics_dir)
         return cls(settings, metrics, limits, Drain(settings.drain_s))
@@ -117,6 +120,9 @@ class House:
             fetch_s=settings.store_fetch_ms / 1e3,
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
+        self.explainer = Explainer(
+            cache, self.registry, default_deadline_ms=settings.default_deadline_ms
+        )
         await warm_up(model)
         await self_test(model)
         self.metrics.loaded(model.name)

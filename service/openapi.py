@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.answers import ProblemBody
 from service.inference import InferenceRequest
-from service.schemas import EventBatch, PostedEvent, RankBatch, RankRequest
+from service.schemas import EventBatch, ExplainRequest, PostedEvent, RankBatch, RankRequest
 
 GUARDED = {"401": "No key", "403": "Another key", "429": "The key's own rate is used up"}
 TIMEOUT = {
@@ -29,7 +29,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    described_here = (RankRequest, RankBatch, EventBatch, InferenceRequest, ProblemBody)
+    described_here = (
+        RankRequest, RankBatch, ExplainRequest, EventBatch, InferenceRequest, ProblemBody,
+    )  # fmt: skip
     models = [(model, "validation") for model in described_here]
     _, described = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})

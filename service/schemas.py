@@ -29,6 +29,7 @@ ID_BYTES = 128
 LEAST_ID, MOST_ID = -(2**63), 2**64 - 1
 LATEST_S = 2**53
 MAX_TASKS = 64
+MAX_EFFECTS = 1_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -41,6 +42,7 @@ class Limits:
     max_history: int = 10_000
     max_events: int = 1_000
     max_batch: int = 64
+    max_explained: int = 20
 
 
 def check_text(value: str) -> str:
@@ -108,6 +110,7 @@ Id = Annotated[
 ]
 Name = Annotated[str, Field(strict=True), AfterValidator(check_text)]
 Seconds = Annotated[int, Field(strict=True, ge=0, le=LATEST_S)]
+Milliseconds = Annotated[float, Field(strict=True, ge=0, le=LATEST_S, allow_inf_nan=False)]
 Label = Annotated[int, Field(strict=True, ge=0, le=1)]
 Feedback = Annotated[dict[Name, Label], Field(max_length=MAX_TASKS)]
 
@@ -155,11 +158,29 @@ class RankRequest(BaseModel):
     ]
     timestamp: Seconds | None = None
     top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
-    deadline_ms: (
-        Annotated[float, Field(strict=True, ge=0, le=LATEST_S, allow_inf_nan=False)] | None
-    ) = None
+    deadline_ms: Milliseconds | None = None
     history: Annotated[list[HistoryEvent], _at_most("max_history")] | None = None
     min_version: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = None
+    model: ModelChoice | None = None
+
+
+class ExplainRequest(BaseModel):
+    """Candidates whose scores for one user at one time are to be explained."""
+
+    model_config = _STRICT
+
+    user_id: Id
+    candidates: Annotated[
+        list[_AnyNumber | _Text],
+        Field(min_length=1, json_schema_extra={"maxItems": Limits().max_explained}),
+        _at_most("max_explained"),
+        AfterValidator(_check_ids),
+    ]
+    timestamp: Seconds | None = None
+    #: How many of the newest events get their effect.
+    events: Annotated[int, Field(strict=True, ge=0, le=MAX_EFFECTS)] = 100
+    deadline_ms: Milliseconds | None = None
+    history: Annotated[list[HistoryEvent], _at_most("max_history")] | None = None
     model: ModelChoice | None = None
 
 
@@ -186,6 +207,14 @@ def parse_rank(body: bytes, limits: Limits) -> RankRequest:
     """One rank request from the bytes of a body."""
     try:
         return RankRequest.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+
+
+def parse_explain(body: bytes, limits: Limits) -> ExplainRequest:
+    """One request for an explanation from the bytes of a body."""
+    try:
+        return ExplainRequest.model_validate_json(body, context=limits)
     except ValidationError as error:
         raise InvalidRequest(sentence(error)) from error
 

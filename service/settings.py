@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     max_history: int = Field(10_000, ge=0)
     max_events: int = Field(1_000, ge=1)
     max_batch: int = Field(64, ge=1)
+    max_explained: int = Field(20, ge=1, description="candidates of one explanation")
     max_timeline: int = Field(10_000, ge=1)
     max_future_s: int = Field(86_400, ge=0)
     default_deadline_ms: float = Field(10_000.0, gt=0)

@@ -35,7 +35,17 @@ def _pins(name: str) -> dict[str, str]:
         ("serve", [*PROJECT["dependencies"], *EXTRAS["cpu"]]),
         ("train", [*PROJECT["dependencies"], *EXTRAS["train"]]),
         ("load", [*PROJECT["dependencies"], *EXTRAS["load"]]),
-        ("dev", [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["load"], *EXTRAS["dev"]]),
+        ("plots", [*PROJECT["dependencies"], *EXTRAS["plots"]]),
+        (
+            "dev",
+            [
+                *PROJECT["dependencies"],
+                *EXTRAS["train"],
+                *EXTRAS["load"],
+                *EXTRAS["plots"],
+                *EXTRAS["dev"],
+            ],
+        ),
     ],
 )
 def test_agreement(name: str, wanted: list[str]) -> None:
@@ -50,7 +60,7 @@ def test_agreement(name: str, wanted: list[str]) -> None:
 def test_serving_is_lean() -> None:
     """Serving installs neither torch nor what exports or trains, and one runtime only."""
     pins = _pins("serve")
-    assert not {"torch", "onnx", "onnxscript", "safetensors", "locust"} & set(pins)
+    assert not {"torch", "onnx", "onnxscript", "safetensors", "locust", "matplotlib"} & set(pins)
     assert "onnxruntime" in pins
     assert "onnxruntime-gpu" not in pins
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from service.body import read_body
 from service.doorway import Visit, visit_of
+from service.errors import InvalidRequest
 from service.house import House
 
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -64,6 +65,16 @@ class Answer(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(body)), _JSON]
 
 
+def limit_of(request: Request, default: int) -> int:
+    """The query's `limit`; any number from 1 on, for the caller to clamp."""
+    given = request.query_params.get("limit")
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) < 1:
+        raise InvalidRequest("limit must be a whole number of at least 1")
+    return int(given)
+
+
 _JSON = (b"content-type", b"application/json")
 
 
@@ -78,4 +89,4 @@ def takes(model: type) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-__all__ = ["PROBLEMS", "answer", "body_of", "house_of", "takes", "visit"]
+__all__ = ["PROBLEMS", "answer", "body_of", "house_of", "limit_of", "takes", "visit"]

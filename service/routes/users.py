@@ -17,7 +17,7 @@ from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Timeline
 from service.answers import TimelineResponse
 from service.errors import InvalidRequest, StoreAway
-from service.routes.doors import PROBLEMS, answer, house_of, visit
+from service.routes.doors import PROBLEMS, answer, house_of, limit_of, visit
 from service.schemas import check_text
 
 router = APIRouter(tags=["users"])
@@ -43,7 +43,7 @@ async def timeline(request: Request) -> Response:
     """Newest first; an unknown user has none."""
     house, seen = house_of(request), visit(request)
     user_id = _user_id(request)
-    limit = min(_limit(request), house.settings.max_timeline)
+    limit = min(limit_of(request, DEFAULT_LIMIT), house.settings.max_timeline)
     try:
         snapshot = await house.cache.fetch(user_id, limit=limit)
     except (CacheUnavailable, CacheMismatch) as error:
@@ -86,12 +86,3 @@ def _user_id(request: Request) -> str:
         raise InvalidRequest("user_id is not UTF-8") from error
     except PydanticCustomError as error:
         raise InvalidRequest(f"user_id {error.message()}") from error
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit")
-    if given is None:
-        return DEFAULT_LIMIT
-    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) < 1:
-        raise InvalidRequest("limit must be a whole number of at least 1")
-    return int(given)

@@ -1,4 +1,4 @@
-"""The three graphs in the runtime: equal to PyTorch, alone or in company, and no more."""
+"""The graphs in the runtime: equal to PyTorch, alone or in company, and no more."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.attention import normalised
 from models.families import build_graphs
 from models.graph import GraphBuilder
 from models.graph_history import VECTOR, bucket_of
@@ -183,11 +185,11 @@ def test_the_rank_graph_has_no_history_to_history_attention(depth: int, dtype: s
 
 
 def test_attention_steps_are_counted() -> None:
-    """One attention per layer in the rank graph, one per cached depth in the others."""
+    """One attention per layer where candidates are scored, one per cached depth in the others."""
     spec = Spec(depth=3, window=5, width=8, heads=2, fallback_rows=2)
     for name, (proto, _) in build_graphs(model_of(spec)).items():
         found = [node for node in proto.graph.node if node.op_type == "Attention"]
-        assert len(found) == (spec.depth if name == "rank" else spec.cached_depths)
+        assert len(found) == (spec.depth if name in {"rank", "explain"} else spec.cached_depths)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
@@ -215,3 +217,31 @@ def test_the_axes_of_the_rank_graph() -> None:
         for dim in port.type.tensor_type.shape.dim
     }
     assert told == real - {""} == {"batch", "candidates", "records"}
+
+
+def test_the_explain_graph_shows_what_attention_does() -> None:
+    """One layer's weights by hand: softmax of query by key plus the gap's bias, mean of heads."""
+    spec = Spec(depth=1, window=5, width=8, heads=2)
+    model = model_of(spec)
+    random = np.random.default_rng(0)
+    feed = {
+        "candidates": random.integers(0, model.items, (1, 3)),
+        "timestamp": np.array([10**9]),
+        "items": random.integers(0, model.items, (1, 4)),
+        "timestamps": np.array([[10, 5_000, 10**8, 2 * 10**9]]),  # the last lies in the future
+        "feedback": np.array([[[1], [0], [-1], [1]]], np.int8),
+    }
+    _, spread, nothing = run(session(build_graphs(model)["explain"][0]), feed)
+    layer, tensors = model.layers[0], {name: torch.from_numpy(v) for name, v in feed.items()}
+    with torch.no_grad():
+        gaps = tensors["timestamp"][:, None, None] - tensors["timestamps"][:, None]
+        (bias,) = model._biases(gaps, gaps < 0)
+        known = model.embedding(tensors["items"])
+        keys, _ = layer.project(known, model._prior(tensors["items"]), tensors["feedback"])
+        queries = layer.query(normalised(model.embedding(tensors["candidates"])))
+        all_keys = torch.cat([layer.null_key.expand(1, 1, 8), keys], dim=1)
+        q, k = (x.reshape(1, -1, 2, 4).transpose(1, 2) for x in (queries, all_keys))
+        weights = torch.softmax(q @ k.transpose(2, 3) / 2 + bias, dim=-1).mean(dim=1).numpy()
+    np.testing.assert_allclose(spread[:, 0], weights[..., 1:], atol=1e-5)
+    np.testing.assert_allclose(nothing[:, 0], weights[..., 0], atol=1e-5)
+    assert spread[..., -1].max() == 0

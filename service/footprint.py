@@ -1,0 +1,71 @@
+"""What a user takes in Redis, in bytes: one formula, which a test holds against a real server.
+
+    a record of an event, all depths     depths x (width x bytes of the dtype + scale) + 4 (hash)
+    each chunk of 32 records             130 + what names the row's type
+    an event of a timeline               13 + 9 per task + its item's id
+    each chunk of 32 events              120
+    a user's two hashes and their index  450
+
+The store packs 32 events into one value (`cache/chunk.py`); what surrounds a value (its field, its
+checksum, the fingerprint, the owner) is shared by those 32. All of it is without the allocator's
+rounding: jemalloc, which Redis is built with, adds that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache.chunk import CHUNK_EVENTS
+from models.spec import Spec
+
+HASH_BYTES = 4
+RECORD_CHUNK_BYTES = 130
+EVENT_BYTES = 13
+MARK_BYTES = 9
+EVENT_CHUNK_BYTES = 120
+USER_BYTES = 450
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of one user's parts, for one shape of model and of ids."""
+
+    spec: Spec
+    id_bytes: int = 8
+
+    @property
+    def cell_bytes(self) -> float:
+        """Of one (event, cached depth), with its share of all that surrounds it."""
+        spec = self.spec
+        return self.chunk_bytes(CHUNK_EVENTS) / (CHUNK_EVENTS * max(spec.cached_depths, 1))
+
+    @property
+    def event_bytes(self) -> float:
+        """Of one event's id, time and feedback, with its share of all that surrounds it."""
+        return self._event_bytes + EVENT_CHUNK_BYTES / CHUNK_EVENTS
+
+    @property
+    def _event_bytes(self) -> int:
+        return EVENT_BYTES + MARK_BYTES * len(self.spec.tasks) + self.id_bytes
+
+    def chunk_bytes(self, records: int) -> int:
+        """Of so many records as one value: its row type is written out beside them."""
+        row = self.spec.row
+        if not self.spec.cached_depths:
+            return 0
+        return records * (row.itemsize + HASH_BYTES) + len(repr(row.descr)) + RECORD_CHUNK_BYTES
+
+    def user_bytes(self, records: int, events: int) -> int:
+        """Of a user with so many records and events; the last chunks may not be full."""
+        full, rest = divmod(records, CHUNK_EVENTS)
+        rows = full * self.chunk_bytes(CHUNK_EVENTS) + (self.chunk_bytes(rest) if rest else 0)
+        chunks = -(-events // CHUNK_EVENTS)
+        return USER_BYTES + rows + events * self._event_bytes + chunks * EVENT_CHUNK_BYTES
+
+
+def size_class(size_bytes: int) -> int:
+    """What jemalloc sets aside for so many bytes: four sizes to every power of two."""
+    if size_bytes <= 128:
+        return -(-size_bytes // 16) * 16
+    step = 1 << ((size_bytes - 1).bit_length() - 3)
+    return -(-size_bytes // step) * step

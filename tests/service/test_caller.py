@@ -1,0 +1,50 @@
+"""Who waits: work of many jobs ends with its caller."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.caller import Caller
+
+
+async def test_work_ends_with_its_caller() -> None:
+    """A caller who hangs up cancels what was done for them."""
+    said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    has_begun, outcome = asyncio.Event(), []
+
+    async def work() -> None:
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            outcome.append("cancelled")
+            raise
+
+    async def hang_up() -> None:
+        await has_begun.wait()
+        await said.put({"type": "http.request"})
+        await said.put({"type": "http.disconnect"})
+
+    ended, _ = await asyncio.gather(
+        Caller(said.get).waits_for(work()), hang_up(), return_exceptions=True
+    )
+    assert isinstance(ended, asyncio.CancelledError)
+    assert outcome == ["cancelled"]
+
+
+@pytest.mark.parametrize("receive", [None, asyncio.Event().wait])
+async def test_work_is_waited_for(receive: Any) -> None:
+    """Its result is the caller's, and so is its failure."""
+
+    async def succeed() -> int:
+        return 7
+
+    async def fail() -> int:
+        raise ValueError("no")
+
+    assert await Caller(receive).waits_for(succeed()) == 7
+    with pytest.raises(ValueError, match="no"):
+        await Caller(receive).waits_for(fail())
