@@ -134,6 +134,7 @@ def _open_session(file: Path, provider: str, threads: int) -> Any:
     except ModuleNotFoundError as error:
         extra = "cpu" if provider == "cpu" else "gpu"
         raise StartError(f"there is no ONNX Runtime here: pip install 'marmot[{extra}]'") from error
+    ort.disable_telemetry_events()  # on by default in its builds
     asked = PROVIDERS.get(provider.lower(), provider)
     known = ort.get_available_providers()
     if asked not in known:

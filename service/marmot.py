@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from importlib.metadata import entry_points
@@ -33,7 +32,6 @@ def build() -> typer.Typer:
 def main() -> None:
     """Runs the command line; exit code 0, 1 (failed) or 2 (bad usage)."""
     signal.signal(signal.SIGTERM, _unwind)
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's, which is on by default
     sys.exit(run(sys.argv[1:]))
 
 
