@@ -212,7 +212,7 @@ def _rank(model: RankingModel, asked: Feed, seen: Feed, rows: list[Array]) -> Ar
     B, R = seen["items"].shape
     empty = np.zeros((B, R, 0, model.spec.width), np.float32)
     records = _decoded(rows) if rows else empty
-    logits = model.forward_request(
+    logits = model.forward_cached(
         torch.from_numpy(asked["candidates"]),
         torch.from_numpy(asked["timestamp"]),
         _history(seen, records),

@@ -50,7 +50,7 @@ class Marm(RankingModel):
             logits = logits + self._read_out(depth, start, found[:, -T:], outputs[:, -T:])
         return logits
 
-    def forward_request(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
+    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Only the candidates' own steps, against cached records."""
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
         biases = self._biases(gaps, gaps < 0)

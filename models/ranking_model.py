@@ -29,7 +29,7 @@ class History(NamedTuple):
 class RankingModel(nn.Module, ABC):
     """Item tables, layers of target attention, and a read-out of every layer.
 
-    `forward_full` computes a whole timeline at once; `forward_request` computes candidates from
+    `forward_full` computes a whole timeline at once; `forward_cached` computes candidates from
     what a request reads, as `rank.onnx` does. They are the same function.
     """
 
@@ -68,7 +68,7 @@ class RankingModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward_request(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
+    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Logits of candidates from what a request reads.
 
         candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,

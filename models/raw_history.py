@@ -32,7 +32,7 @@ class RawHistory(RankingModel):
         biases = self._seen(gaps, masked, ends - 1 - position)
         return self._logits(items, items, feedback, biases)
 
-    def forward_request(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
+    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         R = history.items.shape[1]
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
         ages = torch.arange(R - 1, -1, -1, device=candidates.device).expand_as(gaps)

@@ -102,7 +102,7 @@ def requested(
     """Logits of candidates from what a request reads: (candidates, tasks)."""
     history = History(*seen.tensors, torch.from_numpy(np.ascontiguousarray(records)))
     asked = torch.from_numpy(candidates[None]), torch.tensor([timestamp])
-    return model.forward_request(*asked, history)[0].numpy()
+    return model.forward_cached(*asked, history)[0].numpy()
 
 
 def sessions_of(spec: Spec) -> dict[str, ort.InferenceSession]:
