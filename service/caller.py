@@ -17,8 +17,10 @@ T = TypeVar("T")
 class Caller:
     """The other end of a connection. Its body has been read, so all it can say is goodbye."""
 
-    def __init__(self, receive: Receive | None = None) -> None:
+    def __init__(self, receive: Receive | None = None, *, is_alone: bool = False) -> None:
         self._receive = receive
+        #: Nobody else waits for an answer of this process.
+        self.is_alone = is_alone
 
     @asynccontextmanager
     async def watching(self, job: Job) -> AsyncIterator[None]:

@@ -101,7 +101,9 @@ class Ranker:
             question.deadline,
         )
         batcher = question.model.batcher
-        if batcher.is_busy:
+        if caller.is_alone and batcher.takes_at_once(job):
+            outputs = batcher.run(job)
+        elif batcher.is_busy:
             async with caller.watching(job):
                 outputs = await batcher.submit(job)
         else:

@@ -37,9 +37,11 @@ router = APIRouter(tags=["rank"])
 async def rank(request: Request) -> Response:
     """One user, one time, up to 2,000 candidates."""
     house, seen = house_of(request), visit(request)
-    house.admission.check(seen.timings, company(request.scope))
+    here = company(request.scope)
+    house.admission.check(seen.timings, here)
     asked = parse_rank(await body_of(request, house), house.limits)
-    found = await house.ranker.rank(asked, Caller(request.receive), seen.timings)
+    caller = Caller(request.receive, is_alone=here == 1)
+    found = await house.ranker.rank(asked, caller, seen.timings)
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)
 
