@@ -30,6 +30,7 @@ from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
 from service.sweeper import Sweeper
+from service.truth import Truth
 
 
 @dataclass(eq=False)
@@ -118,6 +119,7 @@ class House:
             default_deadline_ms=settings.default_deadline_ms,
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
+            truth=Truth(cache, self.chores, self.metrics.checked, share=settings.truth_share),
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
         self.explainer = Explainer(

@@ -27,6 +27,7 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075,
     0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+DIFFERENCES = (1e-7, 1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 1.0)
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -118,6 +119,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._checks = Counter(
+            "marmot_truth_checks_total",
+            "Cached answers that were sampled, by what computing them in full showed",
+            ["result"],
+            registry=registry,
+        )
+        self._differences = Histogram(
+            "marmot_truth_difference",
+            "Largest difference of a score, cached from full, in one sampled answer",
+            buckets=DIFFERENCES,
+            registry=registry,
+        )
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
         # Finding a metric by its labels costs more than counting in it. The labels are few.
         self._requests_of = cache(self._requests.labels)
@@ -157,6 +170,12 @@ class Metrics:
 
     def store_event(self, event: str) -> None:
         self._store.labels(event).inc()
+
+    def checked(self, result: str, difference: float | None) -> None:
+        """A cached answer was computed again in full, or could not be."""
+        self._checks.labels(result).inc()
+        if difference is not None:
+            self._differences.observe(difference)
 
     def batch(self, graph: str, jobs: int, run_s: float) -> None:
         self._batch_jobs_of(graph).observe(jobs)

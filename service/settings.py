@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
+    truth_share: float = Field(
+        0.001, ge=0, le=1, description="cached answers that are computed again in full"
+    )
+
     body_limit_bytes: int = Field(1 << 20, ge=1)
     head_limit_bytes: int = Field(32 << 10, ge=1, description="the request line and the headers")
     body_timeout_s: float = Field(10.0, gt=0)
