@@ -116,6 +116,19 @@ def put_aside(txn: Txn, owner: bytes, seen: Answer) -> bool:
     return True
 
 
+def owners(txn: Txn, start: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """Whose heads are the next `limit`, and where to go on."""
+    found: list[bytes] = []
+    cursor = txn.cursor()
+    is_there = cursor.set_range(start)
+    while is_there and cursor.key().startswith(keys.LMDB_HEADS):
+        if len(found) == limit:
+            return found, cursor.key()
+        found.append(cursor.key()[len(keys.LMDB_HEADS) : -1])
+        is_there = cursor.next()
+    return found, None
+
+
 def expired_rows(
     txn: Txn, start: bytes, limit: int, now_s: float
 ) -> tuple[list[bytes], bytes | None]:
