@@ -101,6 +101,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/dev.txt
+.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/otel.txt requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
 	touch $@

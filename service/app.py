@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,10 +19,18 @@ from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotF
 from service.house import House
 from service.openapi import describe
 from service.problems import tell
+from service.release import release
 from service.routes import docs, events, explain, health, inference, items, metrics, rank, users
 from service.routes.doors import house_of
 from service.settings import Settings
 
+#: The doorway does that, also for routes that the framework never sees.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
 ABOUT = "Ranks candidates from cached attention-layer outputs."
 
 
@@ -37,12 +45,13 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
 
     app = FastAPI(
         title="Marmot",
-        version=_version(),
+        version=release(),
         description=ABOUT,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         exception_handlers={
             Problem: tell_problem,
             HTTPException: tell_http,
@@ -79,10 +88,3 @@ async def tell_http(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
-
-
-def _version() -> str:
-    try:
-        return version("marmot")
-    except PackageNotFoundError:
-        return "0"

@@ -84,6 +84,12 @@ def serve(
         float | None,
         typer.Option(help="Seconds between SIGTERM and closing.", show_default="1"),
     ] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            help="Send traces to this OTLP/HTTP collector, http://HOST:4318.", show_default="none"
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["json", "console"] | None, typer.Option(show_default="console")
     ] = None,
@@ -112,6 +118,7 @@ def serve(
         "timeline_ttl_s": timeline_ttl_s,
         "store_acks": store_acks,
         "drain_s": drain_s,
+        "otlp": otlp,
         "log_format": log_format,
     }
     run_service(read_settings(**options))

@@ -20,8 +20,10 @@ from service.body import CallerGone
 from service.errors import Draining, InternalError, InvalidRequest, Problem, ServiceError
 from service.gate import HOUSE
 from service.house import House
+from service.logging import VISIT
 from service.problems import tell
 from service.timings import Timings
+from service.tracing import METHODS, trace_id
 from service.wire import came_at
 
 KEY = "marmot.visit"
@@ -35,12 +37,22 @@ class Visit:
     """One request from its headers to its answer."""
 
     house: House
+    scope: Scope
     request_id: bytes
     timings: Timings
     #: `X-Request-Timeout-Ms`, as it was given.
     timeout: bytes = b""
     fingerprint: bytes = b""
     status: int = 0
+    #: OpenTelemetry's, where requests are traced.
+    span: Any = None
+
+    def names(self) -> dict[str, str]:
+        """What a line of the log calls the request."""
+        names = {"request_id": self.request_id.decode()}
+        if found := trace_id(self.span, self.scope):
+            names["trace_id"] = found
+        return names
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -66,8 +78,11 @@ class Doorway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         house = self.house
         request_id, timeout = _said(scope)
-        visit = Visit(house, request_id, Timings(came_at(scope)), timeout)
+        visit = Visit(house, scope, request_id, Timings(came_at(scope)), timeout)
         scope[KEY] = visit
+        VISIT.set(visit)
+        if house.tracer is not None:
+            visit.span = house.tracer.begin(scope, visit.timings)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -95,9 +110,7 @@ class Doorway:
         finally:
             house.in_flight -= 1
             # The loop writes at the end of its turn; counting in the next keeps nobody waiting.
-            asyncio.get_running_loop().call_soon(
-                house.metrics.answered, _route(scope), _method(scope), visit.status, visit.timings
-            )
+            asyncio.get_running_loop().call_soon(_note, visit)
 
     async def _pass_on(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]
@@ -147,6 +160,14 @@ class Doorway:
             return
 
 
+def _note(visit: Visit) -> None:
+    house, scope = visit.house, visit.scope
+    route = _route(scope)
+    house.metrics.answered(route, _method(scope), visit.status, visit.timings)
+    if house.tracer is not None:
+        house.tracer.end(visit.span, scope, route, visit.status, visit.timings)
+
+
 def visit_of(scope: Scope) -> Visit:
     """The visit that the doorway opened for this request."""
     visit: Visit = scope[KEY]
@@ -175,7 +196,4 @@ def _route(scope: Scope) -> str:
 
 def _method(scope: Scope) -> str:
     method: Any = scope["method"]
-    return method if method in _METHODS else "other"
-
-
-_METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
+    return method if method in METHODS else "other"

@@ -26,10 +26,12 @@ from service.pace import COST_PER_MS
 from service.ranker import Ranker
 from service.recorder import Recorder
 from service.registry import Model, Registry
+from service.release import release
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
 from service.sweeper import Sweeper
+from service.tracing import Tracer
 from service.truth import Truth
 
 
@@ -48,6 +50,8 @@ class House:
     fingerprint: bytes = b""
     #: Who asks each caller for a key; None where no keys are configured.
     guard: Guard | None = None
+    #: Tells a collector of each request; None where none is named.
+    tracer: Tracer | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
     admission: Admission = field(init=False)
@@ -90,6 +94,9 @@ class House:
 
     async def _furnish(self, stack: AsyncExitStack, cache: Cache | None) -> None:
         settings = self.settings
+        if settings.otlp is not None:
+            self.tracer = Tracer(settings.otlp, release())
+            stack.push_async_callback(self.tracer.close)
         if settings.keys is not None:
             self.guard = Guard(
                 settings.keys, workers=settings.workers, open_metrics=settings.open_metrics

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 
+    otlp: str | None = Field(None, description="collector of traces; takes the extra otel")
     log_format: Literal["json", "console"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False
