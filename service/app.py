@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from cache.base import Cache
 from service.body import CallerGone
@@ -24,6 +26,7 @@ from service.routes import docs, events, explain, health, inference, items, metr
 from service.routes.doors import house_of
 from service.settings import Settings
 
+ROOMS = (rank, explain, events, users, items, health, metrics, inference, docs)
 #: The doorway does that, also for routes that the framework never sees.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -58,10 +61,10 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
             Exception: tell_unforeseen,
         },
     )
-    for routes in (rank, explain, events, users, items, health, metrics, inference, docs):
-        app.include_router(routes.router)
+    for room in ROOMS:
+        app.include_router(room.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})
+    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank}, templates=_templates(app))
 
 
 async def tell_problem(request: Request, error: Exception) -> Response:
@@ -88,3 +91,8 @@ async def tell_http(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
+
+
+def _templates(app: FastAPI) -> dict[str, re.Pattern[str]]:
+    routes = [*app.routes, *(route for room in ROOMS for route in room.router.routes)]
+    return {route.path: route.path_regex for route in routes if isinstance(route, Route)}

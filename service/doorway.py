@@ -7,6 +7,7 @@ that nobody foresaw ends here as a problem that reveals nothing; a failed start 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -61,8 +62,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Doorway:
     """Wraps the app; `house` is what the app serves from."""
 
-    def __init__(self, app: ASGIApp, house: House, *, shortcuts: Mapping[str, Endpoint]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        house: House,
+        *,
+        shortcuts: Mapping[str, Endpoint],
+        templates: Mapping[str, re.Pattern[str]],
+    ) -> None:
         self._app = app
+        #: Every route's template and the paths it is for.
+        self._templates = templates
         #: POST endpoints that are called without the framework's walk through its layers.
         self._shortcuts = shortcuts
         self.house = house
@@ -110,7 +120,7 @@ class Doorway:
         finally:
             house.in_flight -= 1
             # The loop writes at the end of its turn; counting in the next keeps nobody waiting.
-            asyncio.get_running_loop().call_soon(_note, visit)
+            asyncio.get_running_loop().call_soon(self._note, visit)
 
     async def _pass_on(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]
@@ -129,9 +139,8 @@ class Doorway:
                 response = await shortcut(Request(scope, receive))
             except Problem as problem:
                 response = tell(problem, house.metrics)
-        elif path.startswith("/v1/users/"):
-            # Ids keep their escapes, so that %2F is no slash.
-            scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        else:
+            scope["path"] = _plain_path(scope)
         await response(scope, receive, send)
 
     def _headers(self, visit: Visit) -> list[tuple[bytes, bytes]]:
@@ -143,6 +152,24 @@ class Doorway:
         if self.house.drain.has_begun:
             headers.append((b"connection", b"close"))
         return headers
+
+    def _note(self, visit: Visit) -> None:
+        """One answer for the metrics, and for the trace."""
+        house, scope = self.house, visit.scope
+        route = self._route(scope)
+        house.metrics.answered(route, _method(scope), visit.status, visit.timings)
+        if house.tracer is not None:
+            house.tracer.end(visit.span, scope, route, visit.status, visit.timings)
+
+    def _route(self, scope: Scope) -> str:
+        """The template of the request's path, also where it was refused before it was routed."""
+        if ROUTE in scope:
+            return str(scope[ROUTE])
+        if "route" in scope:
+            return str(scope["route"].path)
+        path = _plain_path(scope)
+        fits = (name for name, pattern in self._templates.items() if pattern.match(path))
+        return next(fits, "none")
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A start that fails for a known reason is told in its sentence, not as a traceback."""
@@ -158,14 +185,6 @@ class Doorway:
             await self._app(scope, receive, send_sentence)
         except ServiceError:
             return
-
-
-def _note(visit: Visit) -> None:
-    house, scope = visit.house, visit.scope
-    route = _route(scope)
-    house.metrics.answered(route, _method(scope), visit.status, visit.timings)
-    if house.tracer is not None:
-        house.tracer.end(visit.span, scope, route, visit.status, visit.timings)
 
 
 def visit_of(scope: Scope) -> Visit:
@@ -189,9 +208,11 @@ def _said(scope: Scope) -> tuple[bytes, bytes]:
     return request_id, timeout
 
 
-def _route(scope: Scope) -> str:
-    route: str = scope[ROUTE] if ROUTE in scope else getattr(scope.get("route"), "path", "none")
-    return route
+def _plain_path(scope: Scope) -> str:
+    """The path; ids keep their escapes, so that %2F is no slash."""
+    path: str = scope["path"]
+    raw: bytes = scope["raw_path"]
+    return raw.decode("ascii", "replace") if path.startswith("/v1/users/") else path
 
 
 def _method(scope: Scope) -> str:

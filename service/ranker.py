@@ -53,10 +53,15 @@ class Ranker:
         candidates = question.model.lexicon.look_up(request.candidates)
         scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
+        report = memory.report(self._clock())
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         # Counted when the answer has gone: the loop writes at the end of its turn.
         asyncio.get_running_loop().call_soon(
-            self._metrics.ranked, memory.state, memory.degraded, memory.recomputed
+            self._metrics.ranked,
+            memory.state,
+            memory.degraded,
+            memory.recomputed,
+            report["age_s"],
         )
         if self._truth is not None and _is_cached(memory) and self._truth.wants_next():
             self._truth.check_soon(
@@ -73,7 +78,7 @@ class Ranker:
             ),
             "ranking": candidates.ranked(order),
             "unknown_items": candidates.unknown,
-            "cache": memory.report(self._clock()),
+            "cache": report,
             "degraded": memory.degraded,
         }
 

@@ -23,6 +23,7 @@ from service.timings import Timings
 router = APIRouter(tags=["events"])
 
 Result = dict[str, Any]
+NEW = frozenset({"appended", "inserted"})
 
 _RESULTS = {"application/json": {"schema": {"$ref": "#/components/schemas/EventsResponse"}}}
 #: Where no event was stored, the status is the worst one's, and each still has its result.
@@ -88,8 +89,13 @@ async def _record(
         return InternalError()
     finally:
         whole.add(timings)
-    for status in recorded.statuses:
-        house.metrics.recorded(status)
+    now_s = time.time()
+    new = zip(parsed, recorded.statuses, strict=True)
+    house.metrics.recorded(
+        recorded.statuses,
+        timings.total,
+        [now_s - event.timestamp for event, status in new if status in NEW],
+    )
     return [{"status": status, "version": recorded.version} for status in recorded.statuses]
 
 
