@@ -20,6 +20,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.job import Lane
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -55,6 +56,7 @@ class House:
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
     admission: Admission = field(init=False)
+    event_admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
@@ -117,6 +119,13 @@ class House:
             few=settings.few,
             queue_s=settings.queue_limit_ms / 1e3,
             crowd_s=settings.crowd_limit_ms / 1e3,
+        )
+        self.event_admission = Admission(
+            model.batcher,
+            few=settings.few,
+            queue_s=settings.event_queue_limit_ms / 1e3,
+            crowd_s=settings.work_limit_ms / 1e3,
+            lane=Lane.EVENT,
         )
         self.ranker = Ranker(
             cache,

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     few: int = Field(16, ge=1, description="requests at a time per worker that are always let in")
     queue_limit_ms: float = Field(20.0, gt=0, description="estimated wait that refuses newcomers")
     crowd_limit_ms: float = Field(250.0, gt=0, description="the same, for a moment")
+    event_queue_limit_ms: float = Field(200.0, gt=0, description="the same for events")
     work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 

@@ -19,6 +19,7 @@ from service.logging import log
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
 from service.schemas import EventBatch, PostedEvent, parse_events
 from service.timings import Timings
+from service.wire import company
 
 router = APIRouter(tags=["events"])
 
@@ -43,6 +44,7 @@ _NONE_STORED: dict[int | str, dict[str, Any]] = {
 async def events(request: Request) -> Response:
     """Up to 1,000 events, each judged by itself; acknowledged ones are stored."""
     house, seen = house_of(request), visit(request)
+    house.event_admission.check(seen.timings, company(request.scope))
     sent = parse_events(await body_of(request, house), house.limits)
     results: list[Result] = [{}] * len(sent)
     by_user: dict[str, list[int]] = {}
