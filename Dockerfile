@@ -2,6 +2,7 @@
 #
 #   docker build -t marmot:cpu .
 #   docker build -t marmot:gpu --build-arg RUNTIME=gpu .
+#   docker build -t marmot:otel --build-arg REQUIREMENTS=otel .         with traces
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 \
 #       -v ./var/bundle:/bundle:ro -v marmot:/var/lib/marmot marmot:cpu
 #
@@ -14,8 +15,9 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG RUNTIME=cpu
+ARG REQUIREMENTS=serve
 WORKDIR /src
-COPY requirements/serve.txt ./
+COPY requirements/serve.txt requirements/otel.txt ./
 # The two runtimes own the same module, so one takes the other's line.
 RUN case "${RUNTIME}" in \
         cpu) ;; \
@@ -23,7 +25,7 @@ RUN case "${RUNTIME}" in \
         *) echo "RUNTIME is cpu or gpu, not ${RUNTIME}" >&2; exit 1 ;; \
     esac \
     && python3 -m venv /opt/marmot \
-    && /opt/marmot/bin/python -m pip install --no-cache-dir -r serve.txt
+    && /opt/marmot/bin/python -m pip install --no-cache-dir -r "${REQUIREMENTS}.txt"
 COPY pyproject.toml README.md LICENSE ./
 COPY cache cache
 COPY models models

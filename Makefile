@@ -1,4 +1,4 @@
-# serve · test · drills · check · format · bench · peers · load · image · clean; plain `make`: check,
+# serve · test · drills · soak · check · format · bench · peers · load · image · clean; plain `make`: check,
 # test.
 
 PORT ?= 8000
@@ -20,7 +20,7 @@ CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test drills check format bench peers load image clean
+.PHONY: all serve test drills soak check format bench peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -34,7 +34,11 @@ test: .venv/.dev
 
 # What happens when things go wrong, at full length; the outcomes are tables.
 drills: .venv/.dev
-	$(BIN)/python -m pytest tests/drills -m "drill or not drill"
+	$(BIN)/python -m pytest tests/drills -m "not soak"
+
+# Ten minutes with a fault every 20 s; SOAK_S=3600 for longer, SOAK_LOAD=0.7 of what can be served.
+soak: .venv/.dev
+	$(BIN)/python -m pytest tests/drills/test_soak.py -m soak
 
 check: .venv/.dev
 	$(BIN)/ruff format --check $(CODE)
@@ -103,6 +107,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/dev.txt
+.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/otel.txt requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
 	touch $@

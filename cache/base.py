@@ -6,7 +6,7 @@ not understand: one row per event, usable only for the event whose hash it carri
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
@@ -51,6 +51,13 @@ class Cache(Protocol):
 
     async def forget(self, user_id: str) -> None:
         """Removes every trace of the user, under every fingerprint. Raises `CacheUnavailable`."""
+        ...
+
+    def users(self) -> AsyncIterator[str]:
+        """Every user with a stored timeline, in any order; some may come twice.
+
+        Who is stored or forgotten meanwhile may come or not. Raises `CacheUnavailable`.
+        """
         ...
 
     async def ping(self) -> None:

@@ -4,6 +4,7 @@ CacheError
 ├── BadCacheUrl         the URL names no store we know
 ├── CacheMismatch       the store was filled under other settings
 ├── CacheUnavailable    the store is away, slow or full: try again later
+├── DumpError           a dump of timelines is damaged, cut short or of a later format
 └── StaleVersion        somebody else wrote this user first: read again, then write
 
 "Not there" is no error: an unknown user has an empty timeline.
@@ -30,3 +31,7 @@ class CacheUnavailable(CacheError):
 
 class StaleVersion(CacheError):
     """The user's timeline changed between the read and the write; nothing was stored."""
+
+
+class DumpError(CacheError):
+    """A dump of timelines cannot be read from some line on."""

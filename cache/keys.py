@@ -21,6 +21,8 @@ KEEP = b"marmot:keep"
 FINGERPRINT_DIGITS = 8
 MAX_ID_BYTES = 200  # LMDB keys end at 511 bytes; a chunk's key holds a user's and an item's id
 BUCKETS = 16384
+TIMELINES = b"marmot:{????}:t:*"
+"""Matches the timelines of all users, and no other key of ours."""
 
 LMDB_KEEP = b"skeep"
 LMDB_FLOOR = b"sfloor"
@@ -53,6 +55,11 @@ class RedisKeys:
         self.index = tag + b"i:" + owner
         self.quarantine = tag + b"q:" + owner
         self.floor = tag + b"floor"
+
+    @staticmethod
+    def owner_of(timeline: bytes) -> bytes:
+        """Whose timeline a key that fits `TIMELINES` is."""
+        return timeline[len(TIMELINES) - 1 :]
 
     @property
     def forgotten(self) -> tuple[bytes, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from cache.errors import CacheUnavailable
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import LmdbKeys
 from cache.layout import Layout
-from cache.lmdb_store import Txn
+from cache.lmdb_store import Room, Txn
 from cache.lmdb_writer import LmdbWriter
 from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
@@ -30,6 +30,12 @@ T = TypeVar("T")
 
 SWEEP_KEYS = 1000
 """Keys that one transaction of a sweep looks at."""
+
+HEADROOM_BYTES = 64 << 20
+"""What the map has beyond the store's size, so that a full store can still forget."""
+
+USERS_AT_ONCE = 1000
+"""Users that one transaction lists."""
 
 
 class LmdbCache:
@@ -50,11 +56,12 @@ class LmdbCache:
     ) -> None:
         self._record_ttl_s, self._timeline_ttl_s = record_ttl_s, timeline_ttl_s
         self._on_event, self._clock = on_event, clock
+        most_bytes = int(map_size_gib * 2**30)
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
             self._env = lmdb.open(
                 str(path),
-                map_size=int(map_size_gib * 2**30),
+                map_size=most_bytes + HEADROOM_BYTES,
                 max_readers=1024,
                 sync=is_durable,
                 metasync=is_durable,
@@ -66,6 +73,7 @@ class LmdbCache:
         except BaseException:
             self._env.close()
             raise
+        self._room = Room(self._env.open_db(), most_bytes)
         self._writer = LmdbWriter(self._env)
         self._patience = Patience()
         self._is_open = True
@@ -116,11 +124,19 @@ class LmdbCache:
         )
         if writes is None:
             return change.base
-        return await self._written(lambda txn: lmdb_store.apply(txn, writes))
+        return await self._written(lambda txn: lmdb_store.apply(txn, writes, self._room))
 
     async def forget(self, user_id: str) -> None:
         owner = keys.owner_of(user_id)
         await self._written(lambda txn: lmdb_store.forget(txn, owner))
+
+    async def users(self) -> AsyncIterator[str]:
+        start: bytes | None = keys.LMDB_HEADS
+        while start is not None:
+            look = partial(lmdb_store.owners, start=start, limit=USERS_AT_ONCE)
+            owners, start = await asyncio.to_thread(self._read, look)
+            for owner in owners:
+                yield owner.decode()
 
     async def ping(self) -> None:
         self._read(lambda txn: txn.get(keys.LMDB_KEEP))

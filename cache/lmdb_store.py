@@ -5,16 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from struct import unpack_from
-from typing import Any
+from typing import Any, NamedTuple
 
 from cache import keys
 from cache.codec import encode_version, rows_expiry
-from cache.errors import StaleVersion
+from cache.errors import CacheUnavailable, StaleVersion
 from cache.keys import LmdbKeys
 from cache.raw import Answer, Question, Seal, Writes
 
 Txn = Any  # py-lmdb's types say bytes or memoryview everywhere; without buffers=True it is bytes
 Cursor = Any
+
+
+class Room(NamedTuple):
+    """How large a store may grow. Its map is larger: to delete, LMDB must write pages first."""
+
+    db: Any  # the handle of the one table
+    most_bytes: int
+
+    def check(self, txn: Txn, writes: Writes) -> None:
+        """Raises `CacheUnavailable` if what is stored would be more than may be."""
+        found = txn.stat(self.db)
+        page = found["psize"]
+        used = page * (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
+        values = (*writes.put_chunks, *writes.put_rows)
+        wanted = sum(-(-len(value) // page) * page for _, value in values)
+        if used + wanted > self.most_bytes:
+            raise CacheUnavailable(f"LMDB is full: {self.most_bytes >> 20:,} MiB are stored.")
 
 
 def answer(txn: Txn, question: Question, keep: int) -> Answer:
@@ -63,12 +80,13 @@ def is_unchanged(txn: Txn, seal: Seal) -> bool:
     return all(map(cursor.set_key, others))
 
 
-def apply(txn: Txn, writes: Writes) -> int:
-    """The same step as `append.lua`."""
+def apply(txn: Txn, writes: Writes, room: Room) -> int:
+    """The same step as `append.lua`; refused while there is still room to forget."""
     place = LmdbKeys(writes.owner)
     expected = encode_version(place.version, writes.base) if writes.base else None
     if txn.get(place.version) != expected:
         raise StaleVersion(f"Somebody wrote this user since version {writes.base}.")
+    room.check(txn, writes)
     if writes.wipe:
         txn.delete(place.head)
         _delete_all(txn, place.chunks)
@@ -114,6 +132,19 @@ def put_aside(txn: Txn, owner: bytes, seen: Answer) -> bool:
             txn.delete(key)
     _delete_all(txn, place.all_rows)
     return True
+
+
+def owners(txn: Txn, start: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """Whose heads are the next `limit`, and where to go on."""
+    found: list[bytes] = []
+    cursor = txn.cursor()
+    is_there = cursor.set_range(start)
+    while is_there and cursor.key().startswith(keys.LMDB_HEADS):
+        if len(found) == limit:
+            return found, cursor.key()
+        found.append(cursor.key()[len(keys.LMDB_HEADS) : -1])
+        is_there = cursor.next()
+    return found, None
 
 
 def expired_rows(

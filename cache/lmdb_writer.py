@@ -66,11 +66,16 @@ class LmdbWriter:
                             outcomes.append((job, job.work(txn), None))
                         except CacheError as refusal:
                             outcomes.append((job, None, refusal))
-            except lmdb.Error as full:
+            except lmdb.MapFullError as full:
+                if len(jobs) == 1:
+                    _refuse(job, full)
+                    return
+                for alone in jobs:  # one that deletes needs less room than all together
+                    self._commit([alone])
+                return
+            except lmdb.Error as failed:
                 for job in jobs:
-                    problem = CacheUnavailable(f"LMDB did not take a write: {full}")
-                    problem.__cause__ = full
-                    job.done.set_exception(problem)
+                    _refuse(job, failed)
                 return
             except Exception as bug:
                 job.done.set_exception(bug)
@@ -82,3 +87,9 @@ class LmdbWriter:
                 else:
                     job.done.set_result(result)
             return
+
+
+def _refuse(job: _Job, failed: lmdb.Error) -> None:
+    problem = CacheUnavailable(f"LMDB did not take a write: {failed}")
+    problem.__cause__ = failed
+    job.done.set_exception(problem)

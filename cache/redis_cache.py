@@ -139,6 +139,15 @@ class RedisCache:
                 )
         self._check_acks(rest)
 
+    async def users(self) -> AsyncIterator[str]:
+        found = aiter(self._link.scan(keys.TIMELINES))
+        while True:
+            async with self._translated():  # each step by itself: the caller may take their time
+                key = await anext(found, None)
+            if key is None:
+                return
+            yield RedisKeys.owner_of(key).decode()
+
     async def ping(self) -> None:
         async with self._translated():
             await self._link.send(keys.KEEP, ("GET", keys.KEEP))

@@ -86,8 +86,11 @@ class Snapshot:
             and (self.layout is layout or self.layout == layout)
         )
 
-    def merge(self, events: Sequence[Event]) -> Change:
-        """Merges events (none: rows only) into the timeline; stores nothing."""
+    def merge(self, events: Sequence[Event], *, after_trimming: bool = False) -> Change:
+        """Merges events (none: rows only) into the timeline; stores nothing.
+
+        `after_trimming` says that there were older events where these come from.
+        """
         stored = self.stored
         if not events:
             whole = Whole(stored.rows, stored.valid, self.skipped)
@@ -104,6 +107,8 @@ class Snapshot:
             count=stored.head.count if stored.head else 0,
             keep=self.keep,
         )
+        if after_trimming:
+            merged = replace(merged, has_trimmed=True)
         tail = Timeline.concat([chunk.timeline for chunk in merged.tail])
         true = _still_true(merged, tail, len(stored.timeline))
         skipped = self._skipped_after(tail)

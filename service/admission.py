@@ -4,6 +4,9 @@ A queue that stands helps nobody: what it holds is only late. But a crowd that c
 house, or while it was held up for a moment, is worked off soon. So a queue may be long for a
 moment, and must be short from then on until it has been empty: controlled delay, as in networks.
 A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
+
+Ranking goes first, so an event waits for all that waits: with ranking there is, events are refused
+first. Nobody looks at their queue, and it may be longer.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from time import perf_counter
 
 from service.batcher import Batcher
 from service.errors import DeadlineExceeded, Overloaded
+from service.job import Lane
 from service.timings import Timings
 
 #: How long a long queue is taken for a crowd.
@@ -27,8 +31,17 @@ class Admission:
     before the engine will take.
     """
 
-    def __init__(self, batcher: Batcher, *, few: int, queue_s: float, crowd_s: float) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        *,
+        few: int,
+        queue_s: float,
+        crowd_s: float,
+        lane: Lane = Lane.RANK,
+    ) -> None:
         self._batcher = batcher
+        self._lane = lane
         self._few = few
         self._queue_s = queue_s
         self._crowd_s = crowd_s
@@ -36,7 +49,8 @@ class Admission:
 
     def __repr__(self) -> str:
         state = "long" if self._long_since is not None else "short"
-        return f"<Admission to a {state} queue, {self._batcher.wait_s * 1e3:.0f} ms>"
+        wait_ms = self._batcher.wait_s(self._lane) * 1e3
+        return f"<Admission to a {state} {self._lane.name} queue, {wait_ms:.0f} ms>"
 
     def check(self, timings: Timings, company: int) -> None:
         """Raises `Overloaded` or `DeadlineExceeded`, at once; `company` is how many there are."""
@@ -45,7 +59,7 @@ class Admission:
                 self._long_since = None
             return
         now = perf_counter()
-        ready_at = now + self._batcher.wait_s
+        ready_at = now + self._batcher.wait_s(self._lane)
         if self._is_too_long(ready_at - timings.began, now):
             raise Overloaded
         if ready_at > timings.deadline:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from cache.base import Cache
 from service.body import CallerGone
@@ -19,10 +21,19 @@ from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotF
 from service.house import House
 from service.openapi import describe
 from service.problems import tell
+from service.release import release
 from service.routes import docs, events, explain, health, inference, items, metrics, rank, users
 from service.routes.doors import house_of
 from service.settings import Settings
 
+ROOMS = (rank, explain, events, users, items, health, metrics, inference, docs)
+#: The doorway does that, also for routes that the framework never sees.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
 ABOUT = "Ranks candidates from cached attention-layer outputs."
 
 
@@ -37,22 +48,23 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
 
     app = FastAPI(
         title="Marmot",
-        version=_version(),
+        version=release(),
         description=ABOUT,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         exception_handlers={
             Problem: tell_problem,
             HTTPException: tell_http,
             Exception: tell_unforeseen,
         },
     )
-    for routes in (rank, explain, events, users, items, health, metrics, inference, docs):
-        app.include_router(routes.router)
+    for room in ROOMS:
+        app.include_router(room.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})
+    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank}, templates=_templates(app))
 
 
 async def tell_problem(request: Request, error: Exception) -> Response:
@@ -81,8 +93,6 @@ async def tell_http(request: Request, error: Exception) -> Response:
     return response
 
 
-def _version() -> str:
-    try:
-        return version("marmot")
-    except PackageNotFoundError:
-        return "0"
+def _templates(app: FastAPI) -> dict[str, re.Pattern[str]]:
+    routes = [*app.routes, *(route for room in ROOMS for route in room.router.routes)]
+    return {route.path: route.path_regex for route in routes if isinstance(route, Route)}

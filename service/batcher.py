@@ -81,11 +81,11 @@ class Batcher:
     def waiting_cost(self) -> int:
         return sum(self._waiting_cost.values())
 
-    @property
-    def wait_s(self) -> float:
-        """How long what waits for ranking will keep the engine, by estimate."""
+    def wait_s(self, lane: Lane) -> float:
+        """How long what goes before a newcomer to this lane will keep the engine, by estimate."""
         handed_over = sum(map(_cost, islice(self._flights, 1, None)))
-        return self._pace.seconds_for(self._waiting_cost[Lane.RANK] + handed_over)
+        waiting = sum(cost for other, cost in self._waiting_cost.items() if other <= lane)
+        return self._pace.seconds_for(waiting + handed_over)
 
     def takes_at_once(self, job: Job) -> bool:
         """Whether `run` may be called: nothing runs or waits, and the job is short."""

@@ -7,12 +7,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from service import planning_cli
+from service import moving_cli, planning_cli
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command(
     epilog="Example: marmot plan --users 30e6 --window 6000 --depth 4 --cell-bytes 83 --simulate"
 )(planning_cli.plan)
+app.command(epilog="Example: marmot dump --cache lmdb:./var/cache --out timelines.dump")(
+    moving_cli.dump
+)
+app.command(epilog="Example: marmot restore --cache redis://localhost --in timelines.dump")(
+    moving_cli.restore
+)
 
 Bundle = Annotated[
     Path | None, typer.Option(help="Folder that `marmot train` wrote.", show_default="var/bundle")
@@ -78,6 +84,12 @@ def serve(
         float | None,
         typer.Option(help="Seconds between SIGTERM and closing.", show_default="1"),
     ] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            help="Send traces to this OTLP/HTTP collector, http://HOST:4318.", show_default="none"
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["json", "console"] | None, typer.Option(show_default="console")
     ] = None,
@@ -106,6 +118,7 @@ def serve(
         "timeline_ttl_s": timeline_ttl_s,
         "store_acks": store_acks,
         "drain_s": drain_s,
+        "otlp": otlp,
         "log_format": log_format,
     }
     run_service(read_settings(**options))

@@ -21,6 +21,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, NotRequired, Self, TypeVar, cast
@@ -28,6 +29,12 @@ from urllib.parse import quote
 
 import httpx
 from typing_extensions import TypedDict, Unpack
+
+_propagator: Any = None
+with suppress(ImportError):  # programs that trace with OpenTelemetry have it
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    _propagator = TraceContextTextMapPropagator()
 
 T = TypeVar("T")
 Id = int | str
@@ -96,6 +103,7 @@ class CallOptions(TypedDict, total=False):
 
     deadline_s: float
     traceparent: str
+    tracestate: str
 
 
 class RankCallOptions(RankOptions, CallOptions, total=False):
@@ -169,6 +177,7 @@ class _Call(Generic[T]):
     tells_deadline: bool = False
     deadline_s: float = DEADLINE_S
     traceparent: str | None = None
+    tracestate: str | None = None
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     trace_id: str = field(default_factory=lambda: secrets.token_hex(16))
 
@@ -177,15 +186,26 @@ class _Call(Generic[T]):
         body = None if self.body is None else dict(self.body)
         if body is not None and self.tells_deadline:
             body["deadline_ms"] = round(left_s * 1e3, 3)
-        made = f"00-{self.trace_id}-{secrets.token_hex(8)}-00"
         return http.build_request(
             self.method,
             self.path,
             json=body,
             params=self.params,
-            headers={"x-request-id": self.request_id, "traceparent": self.traceparent or made},
+            headers={"x-request-id": self.request_id, **self._trace()},
             timeout=left_s,
         )
+
+    def _trace(self) -> dict[str, str]:
+        """What was given; else the span that the caller is in; else a trace of the call's own."""
+        if self.traceparent is not None:
+            state = {} if self.tracestate is None else {"tracestate": self.tracestate}
+            return {"traceparent": self.traceparent, **state}
+        carrier: dict[str, str] = {}
+        if _propagator is not None:
+            _propagator.inject(carrier)
+        if "traceparent" not in carrier:
+            carrier["traceparent"] = f"00-{self.trace_id}-{secrets.token_hex(8)}-00"
+        return carrier
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +392,11 @@ class AsyncClient:
 
 def _rank(user_id: Id, candidates: Sequence[Id], options: RankCallOptions) -> _Call[RankAnswer]:
     given = dict(options)
-    how = {name: given.pop(name) for name in ("deadline_s", "traceparent") if name in given}
+    how = {
+        name: given.pop(name)
+        for name in ("deadline_s", "traceparent", "tracestate")
+        if name in given
+    }
     body = {"user_id": user_id, "candidates": list(candidates), **given}
     read = cast("Callable[[httpx.Response], RankAnswer]", httpx.Response.json)
     return _Call("POST", "/v1/rank", read, body, tells_deadline=True, **cast("CallOptions", how))

@@ -7,6 +7,7 @@ that nobody foresaw ends here as a problem that reveals nothing; a failed start 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from service.body import CallerGone
 from service.errors import Draining, InternalError, InvalidRequest, Problem, ServiceError
 from service.gate import HOUSE
 from service.house import House
+from service.logging import VISIT
 from service.problems import tell
 from service.timings import Timings
+from service.tracing import METHODS, trace_id
 from service.wire import came_at
 
 KEY = "marmot.visit"
@@ -35,12 +38,22 @@ class Visit:
     """One request from its headers to its answer."""
 
     house: House
+    scope: Scope
     request_id: bytes
     timings: Timings
     #: `X-Request-Timeout-Ms`, as it was given.
     timeout: bytes = b""
     fingerprint: bytes = b""
     status: int = 0
+    #: OpenTelemetry's, where requests are traced.
+    span: Any = None
+
+    def names(self) -> dict[str, str]:
+        """What a line of the log calls the request."""
+        names = {"request_id": self.request_id.decode()}
+        if found := trace_id(self.span, self.scope):
+            names["trace_id"] = found
+        return names
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -49,8 +62,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Doorway:
     """Wraps the app; `house` is what the app serves from."""
 
-    def __init__(self, app: ASGIApp, house: House, *, shortcuts: Mapping[str, Endpoint]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        house: House,
+        *,
+        shortcuts: Mapping[str, Endpoint],
+        templates: Mapping[str, re.Pattern[str]],
+    ) -> None:
         self._app = app
+        #: Every route's template and the paths it is for.
+        self._templates = templates
         #: POST endpoints that are called without the framework's walk through its layers.
         self._shortcuts = shortcuts
         self.house = house
@@ -66,8 +88,11 @@ class Doorway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         house = self.house
         request_id, timeout = _said(scope)
-        visit = Visit(house, request_id, Timings(came_at(scope)), timeout)
+        visit = Visit(house, scope, request_id, Timings(came_at(scope)), timeout)
         scope[KEY] = visit
+        VISIT.set(visit)
+        if house.tracer is not None:
+            visit.span = house.tracer.begin(scope, visit.timings)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -95,9 +120,7 @@ class Doorway:
         finally:
             house.in_flight -= 1
             # The loop writes at the end of its turn; counting in the next keeps nobody waiting.
-            asyncio.get_running_loop().call_soon(
-                house.metrics.answered, _route(scope), _method(scope), visit.status, visit.timings
-            )
+            asyncio.get_running_loop().call_soon(self._note, visit)
 
     async def _pass_on(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]
@@ -116,9 +139,8 @@ class Doorway:
                 response = await shortcut(Request(scope, receive))
             except Problem as problem:
                 response = tell(problem, house.metrics)
-        elif path.startswith("/v1/users/"):
-            # Ids keep their escapes, so that %2F is no slash.
-            scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        else:
+            scope["path"] = _plain_path(scope)
         await response(scope, receive, send)
 
     def _headers(self, visit: Visit) -> list[tuple[bytes, bytes]]:
@@ -130,6 +152,24 @@ class Doorway:
         if self.house.drain.has_begun:
             headers.append((b"connection", b"close"))
         return headers
+
+    def _note(self, visit: Visit) -> None:
+        """One answer for the metrics, and for the trace."""
+        house, scope = self.house, visit.scope
+        route = self._route(scope)
+        house.metrics.answered(route, _method(scope), visit.status, visit.timings)
+        if house.tracer is not None:
+            house.tracer.end(visit.span, scope, route, visit.status, visit.timings)
+
+    def _route(self, scope: Scope) -> str:
+        """The template of the request's path, also where it was refused before it was routed."""
+        if ROUTE in scope:
+            return str(scope[ROUTE])
+        if "route" in scope:
+            return str(scope["route"].path)
+        path = _plain_path(scope)
+        fits = (name for name, pattern in self._templates.items() if pattern.match(path))
+        return next(fits, "none")
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A start that fails for a known reason is told in its sentence, not as a traceback."""
@@ -168,14 +208,13 @@ def _said(scope: Scope) -> tuple[bytes, bytes]:
     return request_id, timeout
 
 
-def _route(scope: Scope) -> str:
-    route: str = scope[ROUTE] if ROUTE in scope else getattr(scope.get("route"), "path", "none")
-    return route
+def _plain_path(scope: Scope) -> str:
+    """The path; ids keep their escapes, so that %2F is no slash."""
+    path: str = scope["path"]
+    raw: bytes = scope["raw_path"]
+    return raw.decode("ascii", "replace") if path.startswith("/v1/users/") else path
 
 
 def _method(scope: Scope) -> str:
     method: Any = scope["method"]
-    return method if method in _METHODS else "other"
-
-
-_METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
+    return method if method in METHODS else "other"

@@ -23,6 +23,8 @@ from service.errors import StartError, UsageError
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
+WORKER_STARTS_WITHIN_S = 60
+"""A worker that is still importing cannot answer its supervisor, who would replace it for ever."""
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -114,6 +116,7 @@ def _config(app: Any, settings: Settings, *, factory: bool = False) -> Any:
         proxy_headers=settings.access_log,  # nothing else looks at who calls
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
+        timeout_worker_healthcheck=WORKER_STARTS_WITHIN_S,
     )
 
 

@@ -20,16 +20,20 @@ from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.job import Lane
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
 from service.ranker import Ranker
 from service.recorder import Recorder
 from service.registry import Model, Registry
+from service.release import release
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
 from service.sweeper import Sweeper
+from service.tracing import Tracer
+from service.truth import Truth
 
 
 @dataclass(eq=False)
@@ -47,9 +51,12 @@ class House:
     fingerprint: bytes = b""
     #: Who asks each caller for a key; None where no keys are configured.
     guard: Guard | None = None
+    #: Tells a collector of each request; None where none is named.
+    tracer: Tracer | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
     admission: Admission = field(init=False)
+    event_admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
@@ -89,6 +96,9 @@ class House:
 
     async def _furnish(self, stack: AsyncExitStack, cache: Cache | None) -> None:
         settings = self.settings
+        if settings.otlp is not None:
+            self.tracer = Tracer(settings.otlp, release())
+            stack.push_async_callback(self.tracer.close)
         if settings.keys is not None:
             self.guard = Guard(
                 settings.keys, workers=settings.workers, open_metrics=settings.open_metrics
@@ -110,6 +120,13 @@ class House:
             queue_s=settings.queue_limit_ms / 1e3,
             crowd_s=settings.crowd_limit_ms / 1e3,
         )
+        self.event_admission = Admission(
+            model.batcher,
+            few=settings.few,
+            queue_s=settings.event_queue_limit_ms / 1e3,
+            crowd_s=settings.work_limit_ms / 1e3,
+            lane=Lane.EVENT,
+        )
         self.ranker = Ranker(
             cache,
             self.registry,
@@ -118,6 +135,7 @@ class House:
             default_deadline_ms=settings.default_deadline_ms,
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
+            truth=Truth(cache, self.chores, self.metrics.checked, share=settings.truth_share),
         )
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
         self.explainer = Explainer(

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import structlog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("marmot")
 
 
+class Named(Protocol):
+    """A request that can say what it is called."""
+
+    def names(self) -> dict[str, str]: ...
+
+
+#: The request that is being answered; asked for its names only when something is logged.
+VISIT: ContextVar[Named | None] = ContextVar("visit", default=None)
+
+
+def _name_request(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    visit = VISIT.get()
+    if visit is not None:
+        event.update(visit.names())
+    return event
+
+
 def configure_logging(*, form: str, level: str) -> None:
     """Sends our logs and uvicorn's through one renderer."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

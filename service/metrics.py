@@ -7,7 +7,7 @@ No user or item ids as labels, and route templates instead of paths.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,11 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075,
     0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+AGES = (
+    1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0,
+    86_400.0, 604_800.0, 2_592_000.0,
+)  # fmt: skip
+DIFFERENCES = (1e-7, 1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 1.0)
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -118,6 +123,36 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._visible = Histogram(
+            "marmot_event_visible_seconds",
+            "From a request with events to when every rank request sees them; once per user in it",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._event_age = Histogram(
+            "marmot_event_age_seconds",
+            "How old new events are when they are stored, by their timestamps",
+            buckets=AGES,
+            registry=registry,
+        )
+        self._record_age = Histogram(
+            "marmot_rank_record_age_seconds",
+            "How long before a rank request the newest record that it read was written",
+            buckets=AGES,
+            registry=registry,
+        )
+        self._checks = Counter(
+            "marmot_truth_checks_total",
+            "Cached answers that were sampled, by what computing them in full showed",
+            ["result"],
+            registry=registry,
+        )
+        self._differences = Histogram(
+            "marmot_truth_difference",
+            "Largest difference of a score, cached from full, in one sampled answer",
+            buckets=DIFFERENCES,
+            registry=registry,
+        )
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
         # Finding a metric by its labels costs more than counting in it. The labels are few.
         self._requests_of = cache(self._requests.labels)
@@ -142,21 +177,37 @@ class Metrics:
             self._stage_of["queue"].observe(timings.queue)
             self._stage_of["run"].observe(timings.run)
 
-    def ranked(self, state: str, degraded: Sequence[str], recomputed: int) -> None:
+    def ranked(
+        self, state: str, degraded: Sequence[str], recomputed: int, age_s: float | None
+    ) -> None:
+        """A rank request was answered; `age_s`: of the newest record that was read."""
         self._states_of(state).inc()
+        if age_s is not None:
+            self._record_age.observe(age_s)
         for reason in degraded:
             self._degraded.labels(reason).inc()
         if recomputed:
             self._recomputed.inc(recomputed)
 
-    def recorded(self, status: str) -> None:
-        self._events.labels(status).inc()
+    def recorded(self, statuses: Sequence[str], visible_s: float, ages_s: Iterable[float]) -> None:
+        """A user's events are stored, so long after they came, and each so old by then."""
+        for status in statuses:
+            self._events.labels(status).inc()
+        self._visible.observe(visible_s)
+        for age_s in ages_s:
+            self._event_age.observe(max(age_s, 0.0))
 
     def told(self, problem: str) -> None:
         self._problems.labels(problem).inc()
 
     def store_event(self, event: str) -> None:
         self._store.labels(event).inc()
+
+    def checked(self, result: str, difference: float | None) -> None:
+        """A cached answer was computed again in full, or could not be."""
+        self._checks.labels(result).inc()
+        if difference is not None:
+            self._differences.observe(difference)
 
     def batch(self, graph: str, jobs: int, run_s: float) -> None:
         self._batch_jobs_of(graph).observe(jobs)

@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.schemas import RankRequest
 from service.timings import Timings
+from service.truth import Answered, Truth
 
 
 class Ranker:
@@ -34,12 +35,14 @@ class Ranker:
         default_deadline_ms: float = 10_000.0,
         near_bytes: int = 0,
         fetch_s: float | None = None,
+        truth: Truth | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
+        self._truth = truth
         self._clock = clock
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
@@ -50,11 +53,23 @@ class Ranker:
         candidates = question.model.lexicon.look_up(request.candidates)
         scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
+        report = memory.report(self._clock())
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         # Counted when the answer has gone: the loop writes at the end of its turn.
         asyncio.get_running_loop().call_soon(
-            self._metrics.ranked, memory.state, memory.degraded, memory.recomputed
+            self._metrics.ranked,
+            memory.state,
+            memory.degraded,
+            memory.recomputed,
+            report["age_s"],
         )
+        if self._truth is not None and _is_cached(memory) and self._truth.wants_next():
+            self._truth.check_soon(
+                Answered(
+                    question.model, question.user_id, question.timestamp, memory.version,
+                    candidates.rows, scores,
+                )
+            )  # fmt: skip
         return {
             "user_id": request.user_id,
             "model": question.model.name,
@@ -63,7 +78,7 @@ class Ranker:
             ),
             "ranking": candidates.ranked(order),
             "unknown_items": candidates.unknown,
-            "cache": memory.report(self._clock()),
+            "cache": report,
             "degraded": memory.degraded,
         }
 
@@ -112,3 +127,8 @@ class Ranker:
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
         return scores
+
+
+def _is_cached(memory: Memory) -> bool:
+    """Whether the scores should be those of a full computation over the stored timeline."""
+    return memory.state in {"hit", "partial"} and not memory.degraded

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
+    truth_share: float = Field(
+        0.001, ge=0, le=1, description="cached answers that are computed again in full"
+    )
+
     body_limit_bytes: int = Field(1 << 20, ge=1)
     head_limit_bytes: int = Field(32 << 10, ge=1, description="the request line and the headers")
     body_timeout_s: float = Field(10.0, gt=0)
@@ -59,9 +63,11 @@ class Settings(BaseSettings):
     few: int = Field(16, ge=1, description="requests at a time per worker that are always let in")
     queue_limit_ms: float = Field(20.0, gt=0, description="estimated wait that refuses newcomers")
     crowd_limit_ms: float = Field(250.0, gt=0, description="the same, for a moment")
+    event_queue_limit_ms: float = Field(200.0, gt=0, description="the same for events")
     work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 
+    otlp: str | None = Field(None, description="collector of traces; takes the extra otel")
     log_format: Literal["json", "console"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False

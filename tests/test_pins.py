@@ -35,6 +35,7 @@ def _pins(name: str) -> dict[str, str]:
         ("serve", [*PROJECT["dependencies"], *EXTRAS["cpu"]]),
         ("train", [*PROJECT["dependencies"], *EXTRAS["train"]]),
         ("load", [*PROJECT["dependencies"], *EXTRAS["load"]]),
+        ("otel", [*PROJECT["dependencies"], *EXTRAS["otel"]]),
         ("plots", [*PROJECT["dependencies"], *EXTRAS["plots"]]),
         (
             "dev",
@@ -43,6 +44,7 @@ def _pins(name: str) -> dict[str, str]:
                 *EXTRAS["train"],
                 *EXTRAS["load"],
                 *EXTRAS["plots"],
+                *EXTRAS["otel"],
                 *EXTRAS["dev"],
             ],
         ),

@@ -19,10 +19,12 @@ from service.logging import log
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
 from service.schemas import EventBatch, PostedEvent, parse_events
 from service.timings import Timings
+from service.wire import company
 
 router = APIRouter(tags=["events"])
 
 Result = dict[str, Any]
+NEW = frozenset({"appended", "inserted"})
 
 _RESULTS = {"application/json": {"schema": {"$ref": "#/components/schemas/EventsResponse"}}}
 #: Where no event was stored, the status is the worst one's, and each still has its result.
@@ -42,6 +44,7 @@ _NONE_STORED: dict[int | str, dict[str, Any]] = {
 async def events(request: Request) -> Response:
     """Up to 1,000 events, each judged by itself; acknowledged ones are stored."""
     house, seen = house_of(request), visit(request)
+    house.event_admission.check(seen.timings, company(request.scope))
     sent = parse_events(await body_of(request, house), house.limits)
     results: list[Result] = [{}] * len(sent)
     by_user: dict[str, list[int]] = {}
@@ -88,8 +91,13 @@ async def _record(
         return InternalError()
     finally:
         whole.add(timings)
-    for status in recorded.statuses:
-        house.metrics.recorded(status)
+    now_s = time.time()
+    new = zip(parsed, recorded.statuses, strict=True)
+    house.metrics.recorded(
+        recorded.statuses,
+        timings.total,
+        [now_s - event.timestamp for event, status in new if status in NEW],
+    )
     return [{"status": status, "version": recorded.version} for status in recorded.statuses]
 
 

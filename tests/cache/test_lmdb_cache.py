@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,48 @@ async def test_a_full_map_refuses_plainly(tmp_path: Path) -> None:
         assert len(found.timeline) == (0 if problem else 90)
     assert refused[0] == [None]
     assert {type(problem) for (problem,) in refused} == {type(None), CacheUnavailable}
+    await cache.close()
+
+
+async def _fill(cache: LmdbCache) -> list[str]:
+    """Users that were stored before the first refusal."""
+    stored: list[str] = []
+    with suppress(CacheUnavailable):
+        while len(stored) < 10_000:
+            await _post(cache, f"user-{len(stored)}", some_events(90))
+            stored.append(f"user-{len(stored)}")
+    return stored
+
+
+async def test_a_full_store_can_forget(tmp_path: Path) -> None:
+    """Everybody can be forgotten though nobody more can be stored, and then others can."""
+    cache = LmdbCache(tmp_path, is_durable=False, map_size_gib=2 / 1024)
+    stored = await _fill(cache)
+    assert len(stored) > 20
+    forgetting = [cache.forget(user) for user in stored[:-1]]
+    late = [_post(cache, f"late-{at}", some_events(90)) for at in range(3)]
+    found = await asyncio.gather(*late, *forgetting, return_exceptions=True)
+    assert found[len(late) :] == [None] * len(forgetting)
+    assert [user async for user in cache.users() if user in stored] == stored[-1:]
+    assert len(await _fill(cache)) >= len(stored) - 3
+    await cache.close()
+
+
+async def test_a_map_filled_to_its_end_can_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was filled before there was a headroom."""
+    with monkeypatch.context() as before:
+        before.setattr("cache.lmdb_cache.HEADROOM_BYTES", 0)
+        before.setattr("cache.lmdb_store.Room.check", lambda *_: None)
+        cache = LmdbCache(tmp_path, is_durable=False, map_size_gib=2 / 1024)
+        stored = await _fill(cache)
+        await cache.close()
+    cache = LmdbCache(tmp_path, is_durable=False, map_size_gib=2 / 1024)
+    for user in stored:
+        await cache.forget(user)
+    assert [user async for user in cache.users()] == []
+    await _post(cache, "later", some_events(90))
     await cache.close()
 
 

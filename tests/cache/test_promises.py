@@ -421,3 +421,17 @@ async def test_a_snapshot_without_all_rows_is_never_known(cache: Any) -> None:
     await post(cache, "u", some_events(5), layout=None)
     known = await cache.fetch("u", limit=5, layout=LAYOUT)
     assert await cache.fetch("u", limit=5, layout=LAYOUT, known=known) is not known
+
+
+async def test_users_are_those_with_a_timeline(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody who is stored is listed, nobody else: not the forgotten, not the store's own."""
+    monkeypatch.setattr("cache.lmdb_cache.USERS_AT_ONCE", 3)
+    cache = store.open()
+    assert [user async for user in cache.users()] == []
+    names = {*map(str, range(20)), "ü", "{braces}:t:x", "a b", "h"}
+    for user in [*names, "gone"]:
+        await post(cache, user, some_events(3))
+    await cache.forget("gone")
+    assert {user async for user in cache.users()} == names

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+import httpx
 import pytest
 
 from service.admission import Admission
 from service.errors import DeadlineExceeded, Overloaded
+from service.job import Lane
 from service.pace import COST_PER_MS, Pace
 from service.timings import Timings
 
@@ -27,8 +29,12 @@ HEAD = (
 class Waits:
     """As much of a batcher as is asked."""
 
-    wait_s = 0.0
+    before = 0.0
+    before_events = 0.0
     is_busy = False
+
+    def wait_s(self, lane: Lane) -> float:
+        return self.before + (self.before_events if lane is Lane.EVENT else 0.0)
 
 
 @pytest.fixture
@@ -54,27 +60,27 @@ def test_a_standing_queue_is_short(
 ) -> None:
     """A queue that stays long lets nobody in until it is short; once empty it may grow again."""
     admission.check(Timings(), 9)
-    queue.wait_s = 0.1
+    queue.before = 0.1
     until(lambda: is_refused(admission))
-    queue.wait_s = 0.015
+    queue.before = 0.015
     admission.check(Timings(), 9)
-    queue.wait_s = 0.1
+    queue.before = 0.1
     assert is_refused(admission)
-    queue.wait_s, queue.is_busy = 0.0, True
+    queue.before, queue.is_busy = 0.0, True
     admission.check(Timings(), 9)
-    queue.wait_s = 0.1
+    queue.before = 0.1
     assert is_refused(admission)
-    queue.wait_s, queue.is_busy = 0.0, False
+    queue.before, queue.is_busy = 0.0, False
     admission.check(Timings(), 9)
-    queue.wait_s = 0.1
+    queue.before = 0.1
     admission.check(Timings(), 9)
 
 
 def test_a_crowd_may_come_at_once(admission: Admission, queue: Waits) -> None:
     """A queue that is long for a moment lets more in, but not any number."""
-    queue.wait_s = 0.1
+    queue.before = 0.1
     admission.check(Timings(), 9)
-    queue.wait_s = 0.3
+    queue.before = 0.3
     assert is_refused(admission)
     assert not is_refused(admission, 8)
 
@@ -88,7 +94,7 @@ def test_waiting_for_the_loop_counts(admission: Admission, until: Callable[..., 
 
 def test_who_cannot_be_served_in_time_is_told_at_once(admission: Admission, queue: Waits) -> None:
     """503 where the wait would outlast the deadline, 504 where it has passed."""
-    queue.wait_s = 0.01
+    queue.before = 0.01
     now = perf_counter()
     admission.check(Timings(deadline=now + 1), 9)
     with pytest.raises(Overloaded, match="deadline"):
@@ -107,6 +113,18 @@ def test_the_pace_follows_the_engine() -> None:
     assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.003, rel=0.05)
 
 
+def test_events_give_way(queue: Waits) -> None:
+    """What waits for ranking and for events before them counts for events, and only for them."""
+    ranks = Admission(queue, few=8, queue_s=0.02, crowd_s=0.2)  # type: ignore[arg-type]
+    events = Admission(queue, few=8, queue_s=0.02, crowd_s=0.2, lane=Lane.EVENT)  # type: ignore[arg-type]
+    queue.before_events = 0.3
+    assert not is_refused(ranks)
+    assert is_refused(events)
+    queue.before, queue.before_events = 0.3, 0.0
+    assert is_refused(events)
+    assert "EVENT" in repr(events)
+
+
 @contextmanager
 def stalled(running: Any) -> Iterator[None]:
     """The engine's thread stands still, and one caller has not finished sending."""
@@ -121,7 +139,9 @@ def stalled(running: Any) -> Iterator[None]:
             held.set()
 
 
-@pytest.mark.parametrize("path", [b"/v1/rank", b"/v1/rank:batch", b"/v2/models/marmot/infer"])
+@pytest.mark.parametrize(
+    "path", [b"/v1/rank", b"/v1/rank:batch", b"/v1/events", b"/v2/models/marmot/infer"]
+)
 def test_a_full_house_refuses_before_it_reads(
     serve: Callable[..., Any], until: Callable[..., Any], path: bytes
 ) -> None:
@@ -133,9 +153,9 @@ def test_a_full_house_refuses_before_it_reads(
         accepted = [callers.submit(running.rank, **RANK)]
         until(lambda: batcher.is_busy)
         accepted.append(callers.submit(running.rank, **RANK))
-        until(lambda: batcher.wait_s > 0)
-        admission = running.house.admission
-        admission._few, admission._queue_s, admission._crowd_s = 1, 0.0, 0.0
+        until(lambda: batcher.wait_s(Lane.RANK) > 0)
+        for admission in (running.house.admission, running.house.event_admission):
+            admission._few, admission._queue_s, admission._crowd_s = 1, 0.0, 0.0
         with socket.create_connection(("127.0.0.1", running.port), 10) as line:
             line.sendall(HEAD % path)
             head, _, body = line.recv(65_536).partition(b"\r\n\r\n")
@@ -193,3 +213,30 @@ def test_a_batch_shares_its_timeout(serve: Callable[..., Any]) -> None:
         "/v1/rank:batch", json={"requests": [RANK, RANK]}, headers={"x-request-timeout-ms": "0"}
     )
     assert [result["problem"]["status"] for result in answer.json()["results"]] == [504, 504]
+
+
+def test_events_are_stored_or_refused(serve: Callable[..., Any]) -> None:
+    """A flood of events of few users: 200 and stored, or 503 with Retry-After and not stored."""
+    running = serve(few=2, event_queue_limit_ms=0.001, work_limit_ms=2.0)
+    refused, stored = [], set()
+
+    def flood(caller: int) -> None:
+        with httpx.Client(base_url=running.url, timeout=30) as client:
+            for at in range(40):
+                item = f"{caller}-{at}"
+                event = {"user_id": f"u{at % 2}", "item_id": item, "timestamp": at}
+                answer = client.post("/v1/events", json={"events": [event]})
+                if answer.status_code == 200:
+                    assert "status" in answer.json()["results"][0]
+                    stored.add((f"u{at % 2}", item))
+                else:
+                    refused.append((answer.status_code, answer.headers["retry-after"]))
+
+    with ThreadPoolExecutor(8) as callers:
+        list(callers.map(flood, range(8)))
+    assert set(refused) == {(503, "1")}
+    assert stored == {
+        (user, event["item_id"])
+        for user in ("u0", "u1")
+        for event in running.timeline(user)["events"]
+    }
