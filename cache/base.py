@@ -6,7 +6,7 @@ not understand: one row per event, usable only for the event whose hash it carri
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
@@ -68,7 +68,7 @@ class Cache(Notes, Protocol):
         """Removes every trace of the user, under every fingerprint. Raises `CacheUnavailable`."""
         ...
 
-    def users(self, *, least: int = 0, below: int | None = None) -> AsyncIterator[str]:
+    def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
         """Every user with a timeline, in any order; who comes or goes meanwhile may be missed.
 
         Only those who have at least `least` events and fewer than `below`. Some may come twice.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -124,7 +124,7 @@ class LmdbCache:
         owner = keys.owner_of(user_id)
         await self._written(lambda txn: lmdb_store.forget(txn, owner))
 
-    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncIterator[str]:
+    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
         start: bytes | None = keys.LMDB_HEADS
         while start is not None:
             look = partial(

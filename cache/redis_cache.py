@@ -144,7 +144,7 @@ class RedisCache:
                 )
         self._check_acks(rest)
 
-    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncIterator[str]:
+    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
         async for page in self._scanned(keys.TIMELINES):
             found = page
             if least > 0 or below is not None:

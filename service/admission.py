@@ -27,7 +27,9 @@ class Admission:
     before the engine will take.
     """
 
-    def __init__(self, batcher: Batcher, *, few: int, queue_s: float, crowd_s: float) -> None:
+    def __init__(
+        self, batcher: Batcher, *, few: int = 16, queue_s: float = 0.02, crowd_s: float = 0.25
+    ) -> None:
         self._batcher = batcher
         self._few = few
         self._queue_s = queue_s

@@ -42,6 +42,10 @@ def serve(
         Path | None,
         typer.Option(help="Public Ed25519 key, PEM: no bundle without its signature."),
     ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of bundles that POST /v1/models may load.", show_default="none"),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
@@ -93,6 +97,7 @@ def serve(
     options: dict[str, Any] = {
         "bundle": bundle,
         "bundle_key": bundle_key,
+        "models_dir": models_dir,
         "cache": cache,
         "keep": keep,
         "host": host,

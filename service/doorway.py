@@ -116,7 +116,7 @@ class Doorway:
                 response = await shortcut(Request(scope, receive))
             except Problem as problem:
                 response = tell(problem, house.metrics)
-        elif path.startswith("/v1/users/"):
+        elif path.startswith(("/v1/users/", "/v1/models/")):
             # Ids keep their escapes, so that %2F is no slash.
             scope["path"] = scope["raw_path"].decode("ascii", "replace")
         await response(scope, receive, send)

@@ -27,6 +27,8 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075,
     0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+APART = (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+MODEL_STATES = ("loading", "warming", "ready", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -118,16 +120,59 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._models = Gauge(
+            "marmot_models",
+            "Workers in which a version is loading, warming, ready or failed",
+            ["version", "fingerprint", "state"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._ranked = Counter(
+            "marmot_model_ranks_total",
+            "Rank answers by the version that gave them",
+            ["version"],
+            registry=registry,
+        )
+        self._shadows = Counter(
+            "marmot_shadows_total",
+            "Requests scored again by a version that answers nobody yet",
+            ["version", "outcome"],
+            registry=registry,
+        )
+        self._apart = Histogram(
+            "marmot_shadow_difference",
+            "The largest difference between a score and its shadow",
+            ["version"],
+            buckets=APART,
+            registry=registry,
+        )
+        self._built = Counter(
+            "marmot_rebuilt_users_total",
+            "Users whose records of a new version were built in the background",
+            ["version"],
+            registry=registry,
+        )
+        self._active: dict[str, str] | None = None
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
         # Finding a metric by its labels costs more than counting in it. The labels are few.
         self._requests_of = cache(self._requests.labels)
         self._seconds_of = cache(self._seconds.labels)
         self._states_of = cache(self._states.labels)
+        self._ranked_of = cache(self._ranked.labels)
         self._batch_jobs_of = cache(self._batch_jobs.labels)
         self._batch_seconds_of = cache(self._batch_seconds.labels)
 
-    def loaded(self, name: dict[str, str]) -> None:
+    def answers(self, name: dict[str, str]) -> None:
+        """This bundle answers from now on where a request names none."""
+        if self._active is not None:
+            self._info.labels(**self._active).set(0)
+        self._active = name
         self._info.labels(**name).set(1)
+
+    def stands(self, version: str, fingerprint: str, state: str) -> None:
+        """A bundle is in this state now, in this process; "" if it is gone."""
+        for each in MODEL_STATES:
+            self._models.labels(version, fingerprint, each).set(each == state)
 
     def begun(self) -> None:
         self._in_flight.inc()
@@ -142,8 +187,19 @@ class Metrics:
             self._stage_of["queue"].observe(timings.queue)
             self._stage_of["run"].observe(timings.run)
 
-    def ranked(self, state: str, degraded: Sequence[str], recomputed: int) -> None:
+    def shadowed(self, version: str, outcome: str, apart: float | None) -> None:
+        """A request was scored again by a version that answers nobody; how far apart they are."""
+        self._shadows.labels(version, outcome).inc()
+        if apart is not None:
+            self._apart.labels(version).observe(apart)
+
+    def built(self, version: str) -> None:
+        """A user's records of a version are there, if there was room and time for them."""
+        self._built.labels(version).inc()
+
+    def ranked(self, state: str, degraded: Sequence[str], recomputed: int, version: str) -> None:
         self._states_of(state).inc()
+        self._ranked_of(version).inc()
         for reason in degraded:
             self._degraded.labels(reason).inc()
         if recomputed:

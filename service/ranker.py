@@ -6,6 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import numpy as np
 from cache.base import Cache
 from service.caller import Caller
 from service.chores import Chores
+from service.features import Candidates
 from service.job import Array, Job, Lane
 from service.memory import Memories, Memory, Question
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import Model, Registry
 from service.schemas import RankRequest
+from service.shadow import Scored, Shadow
 from service.timings import Timings
 
 
@@ -41,31 +45,53 @@ class Ranker:
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
         self._clock = clock
+        self._shadow = Shadow(metrics)
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
         question = self._understand(request, timings)
+        split, model = self._registry.split, question.model
         question.check_deadline()
-        memory = await self._memories.remember(question)
-        candidates = question.model.lexicon.look_up(request.candidates)
-        scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
+        if model is not split.active:  # the door asked about that one
+            model.admission.check(timings, model.use.count)
+        with model.use:
+            memory, candidates, scores = await self._answer(question, caller)
         question.check_deadline()
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         # Counted when the answer has gone: the loop writes at the end of its turn.
         asyncio.get_running_loop().call_soon(
-            self._metrics.ranked, memory.state, memory.degraded, memory.recomputed
+            self._metrics.ranked, memory.state, memory.degraded, memory.recomputed, model.version
         )
+        if split.shadows:
+            answer = Scored.of(model.spec.tasks, scores, memory.degraded)
+            self._shadow.follow(split, answer, partial(self._score_again, question))
         return {
             "user_id": request.user_id,
-            "model": question.model.name,
-            "scores": dict(
-                zip(question.model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)
-            ),
+            "model": model.name,
+            "scores": dict(zip(model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
             "ranking": candidates.ranked(order),
             "unknown_items": candidates.unknown,
             "cache": memory.report(self._clock()),
             "degraded": memory.degraded,
         }
+
+    async def close(self) -> None:
+        """Finishes what nobody waits for."""
+        await self._shadow.close()
+
+    async def _answer(self, question: Question, caller: Caller) -> tuple[Memory, Candidates, Array]:
+        """What is remembered, what was asked about, and the scores (candidates, tasks)."""
+        memory = await self._memories.remember(question)
+        candidates = question.model.lexicon.look_up(question.request.candidates)
+        return memory, candidates, await self._score(question, memory, candidates.rows, caller)
+
+    async def _score_again(self, question: Question, model: Model) -> Scored:
+        """The same question to another model."""
+        timings = Timings()
+        deadline = timings.began + self._default_deadline_ms / 1e3
+        again = replace(question, model=model, deadline=deadline, timings=timings)
+        memory, _, scores = await self._answer(again, Caller())
+        return Scored.of(model.spec.tasks, scores, memory.degraded)
 
     def _understand(self, request: RankRequest, timings: Timings) -> Question:
         deadline, given_ms = timings.deadline, request.deadline_ms
@@ -73,12 +99,13 @@ class Ranker:
             given_ms = self._default_deadline_ms
         if given_ms is not None:
             deadline = min(deadline, timings.began + given_ms / 1e3)
+        user_id = str(request.user_id)
         return Question(
             request,
-            str(request.user_id),
+            user_id,
             int(self._clock()) if request.timestamp is None else request.timestamp,
             deadline,
-            self._registry.pick(request.model.version if request.model else None),
+            self._registry.pick(request.model.version if request.model else None, user_id),
             timings,
         )
 

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     store_fetch_ms: float = Field(10.0, gt=0, description="what a rank request waits for it")
     store_acks: int = Field(0, ge=0, description="replicas that have an event when we say so")
     store_replica_reads: bool = False
+    models_dir: Path | None = Field(None, description="bundles that POST /v1/models may load")
+    models_poll_s: float = Field(1.0, gt=0, description="how soon a change elsewhere is followed")
+    models_users_per_s: float = Field(
+        100.0, gt=0, description="users a second whose records of a new version are built"
+    )
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
