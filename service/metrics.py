@@ -152,6 +152,12 @@ class Metrics:
             ["version"],
             registry=registry,
         )
+        self._stale_apart = Histogram(
+            "marmot_stale_difference",
+            "The largest difference between a score on stale records and on true ones",
+            buckets=APART,
+            registry=registry,
+        )
         self._active: dict[str, str] | None = None
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
         # Finding a metric by its labels costs more than counting in it. The labels are few.
@@ -192,6 +198,10 @@ class Metrics:
         self._shadows.labels(version, outcome).inc()
         if apart is not None:
             self._apart.labels(version).observe(apart)
+
+    def stale(self, apart: float) -> None:
+        """How far a score on another fingerprint's records was from the true one."""
+        self._stale_apart.observe(apart)
 
     def built(self, version: str) -> None:
         """A user's records of a version are there, if there was room and time for them."""
