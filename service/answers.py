@@ -18,7 +18,7 @@ class ModelName(BaseModel):
 class CacheReport(BaseModel):
     """What the cache had to do with the answer."""
 
-    state: Literal["hit", "partial", "cold", "inline", "away"]
+    state: Literal["hit", "partial", "cold", "inline", "away", "stale"]
     records: int
     recomputed: int
     version: int

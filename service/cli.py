@@ -69,6 +69,13 @@ def serve(
     record_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds records live unread.", show_default="30 days")
     ] = None,
+    stale_ok_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that records of an older model of the lineage may be used.",
+            show_default="never",
+        ),
+    ] = None,
     timeline_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
     ] = None,
@@ -108,6 +115,7 @@ def serve(
         "provider": provider,
         "threads": threads,
         "record_ttl_s": record_ttl_s,
+        "stale_ok_s": stale_ok_s,
         "timeline_ttl_s": timeline_ttl_s,
         "store_acks": store_acks,
         "drain_s": drain_s,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from service.engine import Engine
 from service.errands import Errands
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.lineage import Lineages, join
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -32,6 +34,7 @@ from service.rollouts import Rollouts
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
+from service.stale import Stale
 from service.sweeper import Sweeper
 
 
@@ -126,6 +129,7 @@ class House:
             default_deadline_ms=settings.default_deadline_ms,
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
+            stale=self._stale(cache),
         )
         stack.push_async_callback(self.ranker.close)
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
@@ -137,6 +141,17 @@ class House:
         await self._follow(stack, cache, model)
         stack.callback(self.drain.finish)
         self.drain.install()
+
+    def _stale(self, cache: Cache) -> Stale | None:
+        settings = self.settings
+        if not settings.stale_ok_s:
+            return None
+        return Stale(
+            Lineages(cache),
+            ok_s=settings.stale_ok_s,
+            share=settings.stale_share,
+            clock=time.time,
+        )
 
     async def _follow(self, stack: AsyncExitStack, cache: Cache, base: Model) -> None:
         """Other versions, as far as the store names any; before this the base is tried."""
@@ -225,6 +240,8 @@ async def open_store(settings: Settings, model: Model, metrics: Metrics | None =
     except CacheMismatch as error:
         await cache.close()
         raise UsageError(str(error)) from error
+    with suppress(CacheUnavailable):  # then whoever misses records first does it
+        await join(cache, model.bundle)
     return cache
 
 

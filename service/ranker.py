@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.registry import Model, Registry
 from service.schemas import RankRequest
 from service.shadow import Scored, Shadow
+from service.stale import Stale
 from service.timings import Timings
 
 
@@ -38,9 +39,18 @@ class Ranker:
         default_deadline_ms: float = 10_000.0,
         near_bytes: int = 0,
         fetch_s: float | None = None,
+        stale: Stale | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
+        self._memories = Memories(
+            cache,
+            chores,
+            clock,
+            near_bytes=near_bytes,
+            fetch_s=fetch_s,
+            stale=stale,
+            on_stale=self._measure_stale,
+        )
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
@@ -93,6 +103,15 @@ class Ranker:
         memory, _, scores = await self._answer(again, Caller())
         return Scored.of(model.spec.tasks, scores, memory.degraded)
 
+    async def _measure_stale(self, question: Question, stale: Memory, own: Memory) -> None:
+        """How far the answer on borrowed records was from the true one."""
+        rows = question.model.lexicon.look_up(question.request.candidates).rows
+        given, true = [
+            await self._score(question, memory, rows, Caller(), Lane.REBUILD)
+            for memory in (stale, own)
+        ]
+        self._metrics.stale(float(np.abs(given - true).max()))
+
     def _understand(self, request: RankRequest, timings: Timings) -> Question:
         deadline, given_ms = timings.deadline, request.deadline_ms
         if given_ms is None and deadline == math.inf:
@@ -110,7 +129,12 @@ class Ranker:
         )
 
     async def _score(
-        self, question: Question, memory: Memory, candidates: Array, caller: Caller
+        self,
+        question: Question,
+        memory: Memory,
+        candidates: Array,
+        caller: Caller,
+        lane: Lane = Lane.RANK,
     ) -> Array:
         records = len(memory.history)
         sizes = {"candidates": len(candidates), "records": records}
@@ -124,7 +148,7 @@ class Ranker:
                 **memory.feed,
             },
             sizes,
-            Lane.RANK,
+            lane,
             question.deadline,
         )
         batcher = question.model.batcher

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     models_users_per_s: float = Field(
         100.0, gt=0, description="users a second whose records of a new version are built"
     )
+    stale_ok_s: float = Field(
+        0.0, ge=0, description="age of records that a model may borrow of its lineage; 0 = none"
+    )
+    stale_share: float = Field(0.01, ge=0, le=1, description="of those, compared with the truth")
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 

@@ -38,9 +38,7 @@ class Service:
         )  # fmt: skip
 
         # A new connection for each request: any worker may take it.
-        self.client = httpx.Client(
-            base_url=self.url, timeout=60, headers={"connection": "close"}, verify=False
-        )
+        self.client = httpx.Client(base_url=self.url, timeout=60, headers={"connection": "close"})
 
     def wait(self) -> None:
         def has_come() -> bool:
