@@ -10,24 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bundles import make_bundle
 from tests.laws.world import CANDIDATES, Posted, reference, scores_of
 from tests.servers import Running, flush, wait_until
 from tests.stored import cells, is_record
 
 NOW = 1_000_000
 USERS = [f"user {at}" for at in range(60)]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundles that differ in their weights, one of another shape, one that needs more events."""
-    folder = tmp_path_factory.mktemp("models")
-    make_bundle(folder / "one", seed=1, version="v1")
-    make_bundle(folder / "two", seed=2, version="v2")
-    make_bundle(folder / "wide", seed=3, version="v3/wide é", window=5, width=32)
-    make_bundle(folder / "long", seed=4, version="v4", depth=2, window=400)
-    return folder
 
 
 @pytest.fixture

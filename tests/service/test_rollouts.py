@@ -10,20 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.bundles import make_bundle
 from tests.servers import Command, flush, free_port, is_up, wait_until
 
 START_S = 120.0
 """Two workers on a crowded machine take their time."""
 CANDIDATES = [1, 2, 3]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_bundle(folder / "one", seed=1, version="v1")
-    make_bundle(folder / "two", seed=2, version="v2")
-    return folder
 
 
 class Service:
