@@ -6,17 +6,32 @@ not understand: one row per event, usable only for the event whose hash it carri
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 
-__all__ = ["Cache", "Layout", "Sweeps"]
+__all__ = ["Cache", "Layout", "Notes", "Sweeps"]
 
 
-class Cache(Protocol):
+class Notes(Protocol):
+    """What processes that share a store tell each other: small values by name, about no user."""
+
+    async def note(self, name: str) -> bytes:
+        """What the note says; empty if there is none. Raises `CacheUnavailable`."""
+        ...
+
+    async def replace_note(self, name: str, old: bytes, new: bytes) -> None:
+        """Writes `new` where `old` stands, in one atomic step; empty is none.
+
+        Raises `StaleVersion` if something else stands there, and `CacheUnavailable`.
+        """
+        ...
+
+
+class Cache(Notes, Protocol):
     """Timelines and rows of many users, in one store."""
 
     async def fetch(
@@ -53,10 +68,18 @@ class Cache(Protocol):
         """Removes every trace of the user, under every fingerprint. Raises `CacheUnavailable`."""
         ...
 
-    def users(self) -> AsyncIterator[str]:
-        """Every user with a stored timeline, in any order; some may come twice.
+    def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
+        """Every user with a timeline, in any order; who comes or goes meanwhile may be missed.
 
-        Who is stored or forgotten meanwhile may come or not. Raises `CacheUnavailable`.
+        Only those who have at least `least` events and fewer than `below`. Some may come twice.
+        Raises `CacheUnavailable`.
+        """
+        ...
+
+    def drop_rows(self, fingerprint: str) -> AsyncGenerator[int, None]:
+        """Deletes the rows of one fingerprint; yields how many values, after each short step.
+
+        Whoever stops and begins anew loses nothing but time. Raises `CacheUnavailable`.
         """
         ...
 

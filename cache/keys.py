@@ -2,6 +2,7 @@
 
     Redis                                    LMDB
     marmot:keep                              s keep           how many events a timeline keeps
+    marmot:note:NAME                         s note:NAME      what processes tell each other
     marmot:{bucket}:floor                    s floor          no version was ever given above it
     marmot:{bucket}:t:USER  (hash)           v h t USER 0     version, head, chunks by bound
     marmot:{bucket}:i:USER  (sorted set)                      the bounds in order
@@ -18,6 +19,7 @@ from __future__ import annotations
 import xxhash
 
 KEEP = b"marmot:keep"
+NOTE = b"marmot:note:"
 FINGERPRINT_DIGITS = 8
 MAX_ID_BYTES = 200  # LMDB keys end at 511 bytes; a chunk's key holds a user's and an item's id
 BUCKETS = 16384
@@ -25,6 +27,7 @@ TIMELINES = b"marmot:{????}:t:*"
 """Matches the timelines of all users, and no other key of ours."""
 
 LMDB_KEEP = b"skeep"
+LMDB_NOTE = b"snote:"
 LMDB_FLOOR = b"sfloor"
 LMDB_ROWS = b"r"
 LMDB_HEADS = b"h"
@@ -36,6 +39,27 @@ def owner_of(user_id: str) -> bytes:
     if not 0 < len(owner) <= MAX_ID_BYTES or b"\0" in owner:
         raise ValueError(f"This is a bug: an id of {len(owner)} bytes, or with a zero, came in.")
     return owner
+
+
+def owner_of_head(key: bytes) -> bytes:
+    """Whose head lies there, in LMDB."""
+    return key[len(LMDB_HEADS) : -1]
+
+
+def owner_of_timeline(key: bytes) -> bytes:
+    """Whose timeline lies there, in Redis."""
+    return key[len(TIMELINES) - 1 :]
+
+
+def rows_of_all(fingerprint: str) -> bytes:
+    """Matches the rows of every user under one fingerprint in Redis."""
+    return b"marmot:{????}:r:" + short(fingerprint).encode() + b":*"
+
+
+def is_rows_of(key: bytes, fingerprint: str) -> bool:
+    """Whether rows of that fingerprint lie there, in LMDB."""
+    rest = key.partition(b"\0")[2]
+    return rest.startswith(short(fingerprint).encode())
 
 
 def short(fingerprint: str) -> str:
@@ -55,11 +79,6 @@ class RedisKeys:
         self.index = tag + b"i:" + owner
         self.quarantine = tag + b"q:" + owner
         self.floor = tag + b"floor"
-
-    @staticmethod
-    def owner_of(timeline: bytes) -> bytes:
-        """Whose timeline a key that fits `TIMELINES` is."""
-        return timeline[len(TIMELINES) - 1 :]
 
     @property
     def forgotten(self) -> tuple[bytes, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 SWEEP_KEYS = 1000
 """Keys that one transaction of a sweep looks at."""
-
 HEADROOM_BYTES = 64 << 20
 """What the map has beyond the store's size, so that a full store can still forget."""
 
@@ -130,13 +129,23 @@ class LmdbCache:
         owner = keys.owner_of(user_id)
         await self._written(lambda txn: lmdb_store.forget(txn, owner))
 
-    async def users(self) -> AsyncIterator[str]:
+    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
         start: bytes | None = keys.LMDB_HEADS
         while start is not None:
-            look = partial(lmdb_store.owners, start=start, limit=USERS_AT_ONCE)
+            look = partial(
+                lmdb_store.owners, start=start, limit=USERS_AT_ONCE, least=least, below=below
+            )
             owners, start = await asyncio.to_thread(self._read, look)
             for owner in owners:
                 yield owner.decode()
+
+    async def note(self, name: str) -> bytes:
+        key = keys.LMDB_NOTE + name.encode()
+        return self._read(lambda txn: bytes(txn.get(key, b"")))
+
+    async def replace_note(self, name: str, old: bytes, new: bytes) -> None:
+        key = keys.LMDB_NOTE + name.encode()
+        await self._written(lambda txn: lmdb_store.replace_note(txn, key, old, new))
 
     async def ping(self) -> None:
         self._read(lambda txn: txn.get(keys.LMDB_KEEP))
@@ -161,6 +170,18 @@ class LmdbCache:
                     partial(lmdb_store.delete_expired, row_keys=expired, now_s=now_s)
                 )
             yield count
+
+    async def drop_rows(self, fingerprint: str) -> AsyncGenerator[int, None]:
+        start: bytes | None = keys.LMDB_ROWS
+        while start is not None:
+            look = partial(
+                lmdb_store.rows_of, fingerprint=fingerprint, start=start, limit=SWEEP_KEYS
+            )
+            found, start = await asyncio.to_thread(self._read, look)
+            if found:
+                yield await self._written(partial(lmdb_store.delete_rows, row_keys=found))
+            else:
+                yield 0
 
     def _agree(self, keep: int | None, least_keep: int) -> int:
         wanted = wanted_keep(keep, least_keep)

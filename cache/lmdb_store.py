@@ -134,17 +134,52 @@ def put_aside(txn: Txn, owner: bytes, seen: Answer) -> bool:
     return True
 
 
-def owners(txn: Txn, start: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
-    """Whose heads are the next `limit`, and where to go on."""
+def owners(
+    txn: Txn, start: bytes, limit: int, least: int, below: int | None
+) -> tuple[list[bytes], bytes | None]:
+    """Users with a timeline of that size among the next `limit`, and where to go on."""
     found: list[bytes] = []
     cursor = txn.cursor()
-    is_there = cursor.set_range(start)
-    while is_there and cursor.key().startswith(keys.LMDB_HEADS):
-        if len(found) == limit:
-            return found, cursor.key()
-        found.append(cursor.key()[len(keys.LMDB_HEADS) : -1])
-        is_there = cursor.next()
-    return found, None
+    there = _seek(cursor, start, keys.LMDB_HEADS)
+    for _ in range(limit):
+        if not there:
+            return found, None
+        count = _count(cursor.value())
+        if count >= least and (below is None or count < below):
+            found.append(keys.owner_of_head(cursor.key()))
+        there = cursor.next() and cursor.key().startswith(keys.LMDB_HEADS)
+    return found, cursor.key() if there else None
+
+
+def replace_note(txn: Txn, key: bytes, old: bytes, new: bytes) -> None:
+    """Writes a note where nobody else did."""
+    if txn.get(key, b"") != old:
+        raise StaleVersion("Somebody wrote this note since it was read.")
+    if new:
+        txn.put(key, new)
+    else:
+        txn.delete(key)
+
+
+def rows_of(
+    txn: Txn, fingerprint: str, start: bytes, limit: int
+) -> tuple[list[bytes], bytes | None]:
+    """Row keys of one fingerprint among the next `limit` of all, and where to go on."""
+    found: list[bytes] = []
+    cursor = txn.cursor()
+    there = _seek(cursor, start, keys.LMDB_ROWS)
+    for _ in range(limit):
+        if not there:
+            return found, None
+        if keys.is_rows_of(cursor.key(), fingerprint):
+            found.append(cursor.key())
+        there = cursor.next() and cursor.key().startswith(keys.LMDB_ROWS)
+    return found, cursor.key() if there else None
+
+
+def delete_rows(txn: Txn, row_keys: list[bytes]) -> int:
+    """Says how many were there."""
+    return sum(txn.delete(key) for key in row_keys)
 
 
 def expired_rows(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import compress
 from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
@@ -35,6 +36,9 @@ FORGET_TIMEOUT_S = 60.0
 
 LOST = b"?"
 """In place of a bound: there is no timeline, but something that never outlives one by itself."""
+
+PAGE = 32
+"""Keys that are asked about at a time where all users are gone through."""
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
 
@@ -71,6 +75,7 @@ class RedisCache:
         )
         self._fetch, self._append = Script("fetch.lua"), Script("append.lua")
         self._forget, self._quarantine = Script("forget.lua"), Script("quarantine.lua")
+        self._note = Script("note.lua")
 
     def __repr__(self) -> str:
         return f"<RedisCache keep={self._agreed or 'not asked yet'}>"
@@ -139,14 +144,38 @@ class RedisCache:
                 )
         self._check_acks(rest)
 
-    async def users(self) -> AsyncIterator[str]:
-        found = aiter(self._link.scan(keys.TIMELINES))
-        while True:
-            async with self._translated():  # each step by itself: the caller may take their time
-                key = await anext(found, None)
-            if key is None:
-                return
-            yield RedisKeys.owner_of(key).decode()
+    async def users(self, *, least: int = 0, below: int | None = None) -> AsyncGenerator[str, None]:
+        async for page in self._scanned(keys.TIMELINES):
+            found = page
+            if least > 0 or below is not None:
+                async with self._translated():
+                    heads = await self._each(page, "HGET", "h")
+                counts = map(_count, heads)
+                fits = (least <= count and (below is None or count < below) for count in counts)
+                found = list(compress(page, fits))
+            for key in found:
+                yield keys.owner_of_timeline(key).decode()
+
+    async def note(self, name: str) -> bytes:
+        key = keys.NOTE + name.encode()
+        async with self._translated():
+            (found,) = await self._link.send(key, ("GET", key))
+        return found or b""
+
+    async def replace_note(self, name: str, old: bytes, new: bytes) -> None:
+        key = keys.NOTE + name.encode()
+        confirming = self._confirming(key)[1:]
+        async with self._translated():
+            is_done, *rest = await self._note(self._link, [key], [old, new], *confirming)
+        if not is_done:
+            raise StaleVersion("Somebody wrote this note since it was read.")
+        self._check_acks(rest)
+
+    async def drop_rows(self, fingerprint: str) -> AsyncGenerator[int, None]:
+        async for found in self._scanned(keys.rows_of_all(fingerprint)):
+            async with self._translated():
+                count = sum(await self._each(found, "UNLINK"))
+            yield count
 
     async def ping(self) -> None:
         async with self._translated():
@@ -156,6 +185,25 @@ class RedisCache:
     async def close(self) -> None:
         await self._patience.close()
         await self._link.close()
+
+    async def _scanned(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
+        """Keys that fit, some at a time; a scan takes as long as it takes."""
+        page: list[bytes] = []
+        try:
+            async for key in self._link.scan(pattern):
+                page.append(key)
+                if len(page) == PAGE:
+                    yield page
+                    page = []
+        except FAILURES as failed:
+            raise _away(failed, self._timeout_s) from failed
+        if page:
+            yield page
+
+    async def _each(self, found: Sequence[bytes], command: str, *more: str) -> list[Any]:
+        """The same about every key, wherever it lives."""
+        sent = (self._link.send(key, (command, key, *more)) for key in found)
+        return [answer for (answer,) in await asyncio.gather(*sent)]
 
     async def _is_unchanged(self, seal: Seal, within_s: float) -> bool:
         """As inside `_translated`, whose layers would cost more than the question."""
@@ -326,6 +374,11 @@ def _away(failed: Exception, timeout_s: float) -> CacheUnavailable:
     if isinstance(failed, TimeoutError):
         return CacheUnavailable(f"Redis did not answer in {timeout_s} s.")
     return CacheUnavailable(f"Redis did not answer: {failed}")
+
+
+def _count(value: bytes | None) -> int:
+    """The count that every value keeps at the same place: see codec.py."""
+    return int.from_bytes(value[4:8], "little") if value else 0
 
 
 def _version(place: RedisKeys, answer: Answer) -> int:

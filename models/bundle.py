@@ -104,6 +104,12 @@ class Bundle:
     vocabulary: Vocabulary
     manifest: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def lineage(self) -> str | None:
+        """Whose records it may borrow for a while; None: nobody's."""
+        declared = self.manifest.get("lineage")
+        return None if declared is None else str(declared)
+
     def file(self, name: str) -> Path:
         return self.path / name
 

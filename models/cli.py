@@ -73,6 +73,13 @@ def train(
     version: Annotated[
         str | None, typer.Option(help="Its version.", show_default="from the fingerprint")
     ] = None,
+    lineage: Annotated[
+        str | None,
+        typer.Option(
+            help="Models of one lineage and shape may lend records: serve --stale-ok-s.",
+            show_default="none",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train on a log of events and export a bundle that `marmot serve` loads.
@@ -109,6 +116,7 @@ def train(
         holdout=holdout,
         name=name,
         version=version,
+        lineage=lineage,
     )
     answer = {
         "bundle": str(out),

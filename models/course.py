@@ -41,6 +41,7 @@ def run_course(
     holdout: float = 0.1,
     name: str = "marmot",
     version: str | None = None,
+    lineage: str | None = None,
 ) -> Bundle:
     """Trains on all but the holdout and leaves a verified bundle at `out`."""
     check_target(out)
@@ -58,6 +59,7 @@ def run_course(
         out,
         name=name,
         version=version,
+        lineage=lineage,
         trained_on={
             "events": len(seen),
             "users": len(seen.user_ids),

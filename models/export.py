@@ -39,6 +39,7 @@ def export(
     *,
     name: str = "marmot",
     version: str | None = None,
+    lineage: str | None = None,
     trained_on: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> str:
@@ -59,6 +60,7 @@ def export(
         "name": name,
         "version": version or fingerprint[:8],
         "fingerprint": fingerprint,
+        "lineage": lineage,
         "family": model.spec.family,
         "spec": model.spec.to_dict(),
         "receptive_field": model.spec.receptive_field,

@@ -35,9 +35,9 @@ class Admission:
         self,
         batcher: Batcher,
         *,
-        few: int,
-        queue_s: float,
-        crowd_s: float,
+        few: int = 16,
+        queue_s: float = 0.02,
+        crowd_s: float = 0.25,
         lane: Lane = Lane.RANK,
     ) -> None:
         self._batcher = batcher

@@ -18,7 +18,7 @@ class ModelName(BaseModel):
 class CacheReport(BaseModel):
     """What the cache had to do with the answer."""
 
-    state: Literal["hit", "partial", "cold", "inline", "away"]
+    state: Literal["hit", "partial", "cold", "inline", "away", "stale"]
     records: int
     recomputed: int
     version: int
@@ -117,6 +117,32 @@ class ItemsResponse(BaseModel):
     """Items, best fit first."""
 
     items: list[Item]
+
+
+class LoadedModel(BaseModel):
+    """A version as it stands in the process that answers."""
+
+    name: str | None
+    version: str
+    fingerprint: str
+    family: str | None
+    state: Literal["loading", "warming", "ready", "failed"]
+    #: It answers here where a request names none.
+    active: bool
+    canary_percent: float
+    shadow_percent: float
+    #: Users whose records were built, by whichever process does it.
+    rebuilt_users: int
+    problem: str | None
+
+
+class ModelsResponse(BaseModel):
+    """The versions of the process that answers, and what all of them are to answer with."""
+
+    models: list[LoadedModel]
+    #: The version that is to be active everywhere.
+    wanted: str
+    process: int
 
 
 class ProblemBody(BaseModel):

@@ -22,11 +22,22 @@ from service.house import House
 from service.openapi import describe
 from service.problems import tell
 from service.release import release
-from service.routes import docs, events, explain, health, inference, items, metrics, rank, users
+from service.routes import (
+    docs,
+    events,
+    explain,
+    health,
+    inference,
+    items,
+    metrics,
+    models,
+    rank,
+    users,
+)
 from service.routes.doors import house_of
 from service.settings import Settings
 
-ROOMS = (rank, explain, events, users, items, health, metrics, inference, docs)
+ROOMS = (rank, explain, events, users, items, models, health, metrics, inference, docs)
 #: The doorway does that, also for routes that the framework never sees.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,

@@ -190,7 +190,7 @@ class Guard:
             return None
         if path == "/metrics":
             return None if self._open_metrics else Scope.READ
-        if method == "DELETE":
+        if method == "DELETE" or (method == "POST" and path.startswith("/v1/models")):
             return Scope.ADMIN
         if path in {"/v1/rank", "/v1/rank:batch", "/v2"} or path.startswith("/v2/"):
             return Scope.RANK

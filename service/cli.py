@@ -48,6 +48,10 @@ def serve(
         Path | None,
         typer.Option(help="Public Ed25519 key, PEM: no bundle without its signature."),
     ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of bundles that POST /v1/models may load.", show_default="none"),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
@@ -70,6 +74,13 @@ def serve(
     ] = None,
     record_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds records live unread.", show_default="30 days")
+    ] = None,
+    stale_ok_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that records of an older model of the lineage may be used.",
+            show_default="never",
+        ),
     ] = None,
     timeline_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
@@ -105,6 +116,7 @@ def serve(
     options: dict[str, Any] = {
         "bundle": bundle,
         "bundle_key": bundle_key,
+        "models_dir": models_dir,
         "cache": cache,
         "keep": keep,
         "host": host,
@@ -115,6 +127,7 @@ def serve(
         "provider": provider,
         "threads": threads,
         "record_ttl_s": record_ttl_s,
+        "stale_ok_s": stale_ok_s,
         "timeline_ttl_s": timeline_ttl_s,
         "store_acks": store_acks,
         "drain_s": drain_s,

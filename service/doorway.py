@@ -31,6 +31,8 @@ KEY = "marmot.visit"
 ROUTE = "marmot.route"
 GONE = 499
 REQUEST_ID_BYTES = 128
+#: Paths that end in what users or operators named.
+WITH_IDS = ("/v1/users/", "/v1/models/")
 
 
 @dataclass(slots=True)
@@ -212,7 +214,7 @@ def _plain_path(scope: Scope) -> str:
     """The path; ids keep their escapes, so that %2F is no slash."""
     path: str = scope["path"]
     raw: bytes = scope["raw_path"]
-    return raw.decode("ascii", "replace") if path.startswith("/v1/users/") else path
+    return raw.decode("ascii", "replace") if path.startswith(WITH_IDS) else path
 
 
 def _method(scope: Scope) -> str:

@@ -14,6 +14,7 @@ ServiceError                    exit code 1 on the command line
     ├── NotFound            404
     ├── MethodNotAllowed    405
     ├── BodyTimeout         408 the body did not arrive in time
+    ├── Conflict            409 not as the models stand now
     ├── BodyTooLarge        413
     ├── NotJson             415
     ├── RateLimited         429 with Retry-After: the key's own rate
@@ -158,6 +159,12 @@ class BodyTimeout(Problem):
     """The body did not arrive in time."""
 
     status, slug, title, closes = 408, "body-timeout", "The body did not arrive in time", True
+
+
+class Conflict(Problem):
+    """What was asked does not go with how things are: a version that is active, or not ready."""
+
+    status, slug, title = 409, "conflict", "Not as things are now"
 
 
 class BodyTooLarge(Problem):

@@ -101,7 +101,14 @@ class Explainer:
 
     async def explain(self, request: ExplainRequest, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
-        model = self._registry.pick(request.model.version if request.model else None)
+        version = request.model.version if request.model else None
+        model = self._registry.pick(version, str(request.user_id))
+        with model.use:
+            return await self._explain(model, request, timings)
+
+    async def _explain(
+        self, model: Model, request: ExplainRequest, timings: Timings
+    ) -> dict[str, Any]:
         given_ms = request.deadline_ms
         deadline_ms = self._default_deadline_ms if given_ms is None else given_ms
         asked = model.lexicon.look_up(request.candidates)

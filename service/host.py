@@ -91,7 +91,8 @@ def _check_first(settings: Settings) -> None:
     from service.house import House  # noqa: PLC0415
 
     async def check() -> None:
-        async with House.of(settings).open():
+        # Each worker follows the rollout by itself.
+        async with House.of(settings.model_copy(update={"models_dir": None})).open():
             pass
 
     asyncio.run(check())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable
@@ -18,9 +20,11 @@ from service.chores import Chores
 from service.cpus import threads_for
 from service.drain import Drain
 from service.engine import Engine
+from service.errands import Errands
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
 from service.job import Lane
+from service.lineage import Lineages, join
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -28,9 +32,11 @@ from service.ranker import Ranker
 from service.recorder import Recorder
 from service.registry import Model, Registry
 from service.release import release
+from service.rollouts import Rollouts
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
+from service.stale import Stale
 from service.sweeper import Sweeper
 from service.tracing import Tracer
 from service.truth import Truth
@@ -48,15 +54,12 @@ class House:
     in_flight: int = 0
     is_warm: bool = False
     start_error: ServiceError | None = None
-    fingerprint: bytes = b""
     #: Who asks each caller for a key; None where no keys are configured.
     guard: Guard | None = None
     #: Tells a collector of each request; None where none is named.
     tracer: Tracer | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
-    admission: Admission = field(init=False)
-    event_admission: Admission = field(init=False)
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
@@ -81,6 +84,21 @@ class House:
     def is_ready(self) -> bool:
         return self.is_warm and not self.drain.has_begun
 
+    @property
+    def admission(self) -> Admission:
+        """Asked before it is known who answers: most often it is the active one."""
+        return self.registry.active.admission
+
+    @property
+    def event_admission(self) -> Admission:
+        """The same for events, which wait behind ranking."""
+        return self.registry.active.event_admission
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the active bundle; empty before there is one."""
+        return self.registry.active.fingerprint.encode() if self.is_warm else b""
+
     @asynccontextmanager
     async def open(self, cache: Cache | None = None) -> AsyncIterator[None]:
         """Opens every part in order; they are closed in reverse."""
@@ -103,7 +121,9 @@ class House:
             self.guard = Guard(
                 settings.keys, workers=settings.workers, open_metrics=settings.open_metrics
             )
-        model = open_model(settings, stack, self.metrics)
+        model = make_model(settings, settings.bundle, self.metrics)
+        self.registry.add(model)
+        stack.push_async_callback(self.registry.close)
         if cache is None:
             cache = await open_store(settings, model, self.metrics)
             stack.push_async_callback(cache.close)
@@ -112,21 +132,6 @@ class House:
             stack.push_async_callback(Sweeper(cache, settings.sweep_every_s).close)
         self.chores = Chores(on_error=lambda error: log.warning("chore failed", error=repr(error)))
         stack.push_async_callback(self.chores.close)
-        self.registry.add(model)
-        self.fingerprint = model.fingerprint.encode()
-        self.admission = Admission(
-            model.batcher,
-            few=settings.few,
-            queue_s=settings.queue_limit_ms / 1e3,
-            crowd_s=settings.crowd_limit_ms / 1e3,
-        )
-        self.event_admission = Admission(
-            model.batcher,
-            few=settings.few,
-            queue_s=settings.event_queue_limit_ms / 1e3,
-            crowd_s=settings.work_limit_ms / 1e3,
-            lane=Lane.EVENT,
-        )
         self.ranker = Ranker(
             cache,
             self.registry,
@@ -136,22 +141,66 @@ class House:
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
             truth=Truth(cache, self.chores, self.metrics.checked, share=settings.truth_share),
+            stale=self._stale(cache),
         )
+        stack.push_async_callback(self.ranker.close)
         self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )
         await warm_up(model)
         await self_test(model)
-        self.metrics.loaded(model.name)
+        await self._follow(stack, cache, model)
         stack.callback(self.drain.finish)
         self.drain.install()
+
+    def _stale(self, cache: Cache) -> Stale | None:
+        settings = self.settings
+        if not settings.stale_ok_s:
+            return None
+        return Stale(
+            Lineages(cache),
+            ok_s=settings.stale_ok_s,
+            share=settings.stale_share,
+            clock=time.time,
+        )
+
+    async def _follow(self, stack: AsyncExitStack, cache: Cache, base: Model) -> None:
+        """Other versions, as far as the store names any; before this the base is tried."""
+        settings = self.settings
+        self.rollouts = Rollouts(
+            cache,
+            self.registry,
+            self.metrics,
+            base=base,
+            folder=settings.models_dir,
+            make=lambda path: make_model(settings, path, self.metrics),
+            poll_s=settings.models_poll_s,
+        )
+        stack.push_async_callback(self.rollouts.close)
+        await self.rollouts.begin()
+        if settings.models_dir is not None:
+            self.errands = Errands(
+                cache,
+                self.rollouts,
+                self.metrics,
+                poll_s=settings.models_poll_s,
+                users_per_s=settings.models_users_per_s,
+            )
+            stack.push_async_callback(self.errands.close)
 
 
 def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | None = None) -> Model:
     """The settings' bundle on an engine of its own, closed with the stack."""
+    model = make_model(settings, settings.bundle, metrics)
+    stack.push_async_callback(model.close)
+    return model
+
+
+def make_model(settings: Settings, path: Path, metrics: Metrics | None = None) -> Model:
+    """A bundle on an engine of its own; takes its time, and may be called on any thread."""
     try:
-        bundle = load_bundle(settings.bundle, key=settings.bundle_key)
+        bundle = load_bundle(path, key=settings.bundle_key)
     except BundleError as error:
         raise StartError(str(error)) from error
     threads = settings.threads or threads_for(settings.workers)
@@ -164,14 +213,25 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
         threads=threads,
         buckets=Buckets(bundle.spec.window) if has_buckets else None,
     )
-    stack.callback(engine.close)
     batcher = Batcher(
         engine,
         queue_limit=int(settings.work_limit_ms * COST_PER_MS),
         on_batch=metrics.batch if metrics else None,
     )
-    stack.push_async_callback(batcher.close)
-    return Model.of(bundle, engine, batcher)
+    admission = Admission(
+        batcher,
+        few=settings.few,
+        queue_s=settings.queue_limit_ms / 1e3,
+        crowd_s=settings.crowd_limit_ms / 1e3,
+    )
+    event_admission = Admission(
+        batcher,
+        few=settings.few,
+        queue_s=settings.event_queue_limit_ms / 1e3,
+        crowd_s=settings.work_limit_ms / 1e3,
+        lane=Lane.EVENT,
+    )
+    return Model.of(bundle, engine, batcher, admission, event_admission)
 
 
 async def open_store(settings: Settings, model: Model, metrics: Metrics | None = None) -> Cache:
@@ -199,6 +259,8 @@ async def open_store(settings: Settings, model: Model, metrics: Metrics | None =
     except CacheMismatch as error:
         await cache.close()
         raise UsageError(str(error)) from error
+    with suppress(CacheUnavailable):  # then whoever misses records first does it
+        await join(cache, model.bundle)
     return cache
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import InitVar, dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -12,10 +14,11 @@ import numpy as np
 from cache.base import Cache
 from cache.breaker import Breaker
 from cache.errors import CacheMismatch, CacheUnavailable
+from cache.layout import Layout
 from cache.snapshot import Snapshot
 from cache.timeline import Timeline
 from service.chores import Chores
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, Problem
 from service.events import history_events
 from service.features import History
 from service.job import Array, Lane
@@ -24,12 +27,17 @@ from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.schemas import RankRequest
+from service.stale import Stale
 from service.timings import Timings
 
 EVENT_BYTES = 150
 """About what an event takes in memory apart from its row: its id, mostly."""
 
 TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
+STALE = "stale-records"
+
+#: Told the memory of a question on borrowed records, and the one on its own.
+OnStale = Callable[["Question", "Memory", "Memory"], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -103,7 +111,10 @@ class Memories:
         *,
         near_bytes: int,
         fetch_s: float | None = None,
+        stale: Stale | None = None,
+        on_stale: OnStale | None = None,
     ) -> None:
+        self._stale, self._on_stale = stale, on_stale
         self._cache = cache
         self._chores = chores
         self._clock = clock
@@ -124,6 +135,10 @@ class Memories:
                 snapshot = await self._fetch(question, model.spec.reads)
             if known is not None and snapshot is known.snapshot:
                 return known.memory
+            if self._stale is not None:
+                older = partial(self._fetch_older, question)
+                if found := await self._stale.find(model, snapshot, older):
+                    return self._remember_older(question, found)
             if not snapshot.valid.all() and not snapshot.complete:
                 snapshot = await self._fetch(question, model.spec.receptive_field)
         except (CacheUnavailable, CacheMismatch):
@@ -137,6 +152,42 @@ class Memories:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
+    async def _fetch_older(self, question: Question, layout: Layout) -> Snapshot:
+        return await self._fetch(question, question.model.spec.reads, layout=layout)
+
+    def _remember_older(self, question: Question, snapshot: Snapshot) -> Memory:
+        """Another fingerprint's rows, all of them; the right ones are built behind the answer."""
+        model = question.model
+        degraded = [QUARANTINED] if snapshot.quarantined else []
+        if len(snapshot.timeline) < model.spec.reads and snapshot.trimmed:
+            degraded.append(TRIMMED)
+        memory = Memory(
+            "stale",
+            History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks),
+            snapshot.rows,
+            0,
+            snapshot.version,
+            snapshot.written_at_s,
+            [*degraded, STALE],
+        )
+        key = (STALE, model.fingerprint, question.user_id)
+        self._chores.start(key, self._renew(question, memory))
+        return memory
+
+    async def _renew(self, question: Question, stale: Memory) -> None:
+        """Builds and keeps a user's own rows; a sample is compared."""
+        model = question.model
+        again = replace(question, deadline=math.inf, timings=Timings())
+        try:
+            with model.use:
+                snapshot = await self._fetch(again, model.spec.receptive_field)
+                own = await self._remember_stored(again, snapshot, [], Lane.REBUILD)
+                is_same = own.version == stale.version and not own.degraded
+                if is_same and self._on_stale and self._stale and self._stale.is_sampled:
+                    await self._on_stale(again, stale, own)
+        except (CacheUnavailable, CacheMismatch, Problem):
+            return  # the next one to ask finds them missing again
+
     async def _fetch(
         self,
         question: Question,
@@ -144,6 +195,7 @@ class Memories:
         known: Known | None = None,
         *,
         may_be_old: bool = False,
+        layout: Layout | None = None,
     ) -> Snapshot:
         if not self._breaker.admits():
             raise CacheUnavailable("The store has failed too often; it is asked again soon.")
@@ -153,7 +205,7 @@ class Memories:
                 question.user_id,
                 limit=limit,
                 upto=question.timestamp,
-                layout=question.model.layout,
+                layout=layout or question.model.layout,
                 known=known.snapshot if known else None,
                 within_s=self._fetch_s,
                 may_be_old=may_be_old,
@@ -167,7 +219,11 @@ class Memories:
             question.timings.cache += perf_counter() - began
 
     async def _remember_stored(
-        self, question: Question, snapshot: Snapshot, degraded: list[str]
+        self,
+        question: Question,
+        snapshot: Snapshot,
+        degraded: list[str],
+        lane: Lane = Lane.RANK,
     ) -> Memory:
         model = question.model
         events, reads = len(snapshot.timeline), model.spec.reads
@@ -184,7 +240,7 @@ class Memories:
         if not plan.is_empty:
             question.check_deadline()
             built = await rebuild(
-                plan, history, rows, batcher=model.batcher, spec=model.spec, lane=Lane.RANK,
+                plan, history, rows, batcher=model.batcher, spec=model.spec, lane=lane,
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
             rows, valid = plan.fill(rows, snapshot.valid, built)

@@ -32,6 +32,8 @@ AGES = (
     86_400.0, 604_800.0, 2_592_000.0,
 )  # fmt: skip
 DIFFERENCES = (1e-7, 1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 1.0)
+APART = (1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+MODEL_STATES = ("loading", "warming", "ready", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -153,16 +155,65 @@ class Metrics:
             buckets=DIFFERENCES,
             registry=registry,
         )
+        self._models = Gauge(
+            "marmot_models",
+            "Workers in which a version is loading, warming, ready or failed",
+            ["version", "fingerprint", "state"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._ranked = Counter(
+            "marmot_model_ranks_total",
+            "Rank answers by the version that gave them",
+            ["version"],
+            registry=registry,
+        )
+        self._shadows = Counter(
+            "marmot_shadows_total",
+            "Requests scored again by a version that answers nobody yet",
+            ["version", "outcome"],
+            registry=registry,
+        )
+        self._apart = Histogram(
+            "marmot_shadow_difference",
+            "The largest difference between a score and its shadow",
+            ["version"],
+            buckets=APART,
+            registry=registry,
+        )
+        self._built = Counter(
+            "marmot_rebuilt_users_total",
+            "Users whose records of a new version were built in the background",
+            ["version"],
+            registry=registry,
+        )
+        self._stale_apart = Histogram(
+            "marmot_stale_difference",
+            "The largest difference between a score on stale records and on true ones",
+            buckets=APART,
+            registry=registry,
+        )
+        self._active: dict[str, str] | None = None
         self._stage_of = {stage: self._stages.labels(stage) for stage in ("cache", "queue", "run")}
         # Finding a metric by its labels costs more than counting in it. The labels are few.
         self._requests_of = cache(self._requests.labels)
         self._seconds_of = cache(self._seconds.labels)
         self._states_of = cache(self._states.labels)
+        self._ranked_of = cache(self._ranked.labels)
         self._batch_jobs_of = cache(self._batch_jobs.labels)
         self._batch_seconds_of = cache(self._batch_seconds.labels)
 
-    def loaded(self, name: dict[str, str]) -> None:
+    def answers(self, name: dict[str, str]) -> None:
+        """This bundle answers from now on where a request names none."""
+        if self._active is not None:
+            self._info.labels(**self._active).set(0)
+        self._active = name
         self._info.labels(**name).set(1)
+
+    def stands(self, version: str, fingerprint: str, state: str) -> None:
+        """A bundle is in this state now, in this process; "" if it is gone."""
+        for each in MODEL_STATES:
+            self._models.labels(version, fingerprint, each).set(each == state)
 
     def begun(self) -> None:
         self._in_flight.inc()
@@ -177,11 +228,31 @@ class Metrics:
             self._stage_of["queue"].observe(timings.queue)
             self._stage_of["run"].observe(timings.run)
 
+    def shadowed(self, version: str, outcome: str, apart: float | None) -> None:
+        """A request was scored again by a version that answers nobody; how far apart they are."""
+        self._shadows.labels(version, outcome).inc()
+        if apart is not None:
+            self._apart.labels(version).observe(apart)
+
+    def stale(self, apart: float) -> None:
+        """How far a score on another fingerprint's records was from the true one."""
+        self._stale_apart.observe(apart)
+
+    def built(self, version: str) -> None:
+        """A user's records of a version are there, if there was room and time for them."""
+        self._built.labels(version).inc()
+
     def ranked(
-        self, state: str, degraded: Sequence[str], recomputed: int, age_s: float | None
+        self,
+        state: str,
+        degraded: Sequence[str],
+        recomputed: int,
+        age_s: float | None,
+        version: str,
     ) -> None:
-        """A rank request was answered; `age_s`: of the newest record that was read."""
+        """A version answered a rank request; `age_s`: of the newest record that was read."""
         self._states_of(state).inc()
+        self._ranked_of(version).inc()
         if age_s is not None:
             self._record_age.observe(age_s)
         for reason in degraded:

@@ -10,7 +10,15 @@ from pydantic.json_schema import models_json_schema
 
 from service.answers import ProblemBody
 from service.inference import InferenceRequest
-from service.schemas import EventBatch, ExplainRequest, PostedEvent, RankBatch, RankRequest
+from service.schemas import (
+    Activation,
+    EventBatch,
+    ExplainRequest,
+    LoadRequest,
+    PostedEvent,
+    RankBatch,
+    RankRequest,
+)
 
 GUARDED = {"401": "No key", "403": "Another key", "429": "The key's own rate is used up"}
 TIMEOUT = {
@@ -30,7 +38,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     described_here = (
-        RankRequest, RankBatch, ExplainRequest, EventBatch, InferenceRequest, ProblemBody,
+        RankRequest, RankBatch, ExplainRequest, EventBatch, InferenceRequest, LoadRequest,
+        Activation, ProblemBody,
     )  # fmt: skip
     models = [(model, "validation") for model in described_here]
     _, described = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]

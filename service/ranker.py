@@ -6,6 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ import numpy as np
 from cache.base import Cache
 from service.caller import Caller
 from service.chores import Chores
+from service.features import Candidates
 from service.job import Array, Job, Lane
 from service.memory import Memories, Memory, Question
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import Model, Registry
 from service.schemas import RankRequest
+from service.shadow import Scored, Shadow
+from service.stale import Stale
 from service.timings import Timings
 from service.truth import Answered, Truth
 
@@ -36,22 +41,34 @@ class Ranker:
         near_bytes: int = 0,
         fetch_s: float | None = None,
         truth: Truth | None = None,
+        stale: Stale | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
+        self._memories = Memories(
+            cache,
+            chores,
+            clock,
+            near_bytes=near_bytes,
+            fetch_s=fetch_s,
+            stale=stale,
+            on_stale=self._measure_stale,
+        )
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
         self._truth = truth
         self._clock = clock
+        self._shadow = Shadow(metrics)
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
         question = self._understand(request, timings)
+        split, model = self._registry.split, question.model
         question.check_deadline()
-        memory = await self._memories.remember(question)
-        candidates = question.model.lexicon.look_up(request.candidates)
-        scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
+        if model is not split.active:  # the door asked about that one
+            model.admission.check(timings, model.use.count)
+        with model.use:
+            memory, candidates, scores = await self._answer(question, caller)
         question.check_deadline()
         report = memory.report(self._clock())
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
@@ -62,25 +79,54 @@ class Ranker:
             memory.degraded,
             memory.recomputed,
             report["age_s"],
+            model.version,
         )
         if self._truth is not None and _is_cached(memory) and self._truth.wants_next():
             self._truth.check_soon(
                 Answered(
-                    question.model, question.user_id, question.timestamp, memory.version,
+                    model, question.user_id, question.timestamp, memory.version,
                     candidates.rows, scores,
                 )
             )  # fmt: skip
+        if split.shadows:
+            answer = Scored.of(model.spec.tasks, scores, memory.degraded)
+            self._shadow.follow(split, answer, partial(self._score_again, question))
         return {
             "user_id": request.user_id,
-            "model": question.model.name,
-            "scores": dict(
-                zip(question.model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)
-            ),
+            "model": model.name,
+            "scores": dict(zip(model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
             "ranking": candidates.ranked(order),
             "unknown_items": candidates.unknown,
             "cache": report,
             "degraded": memory.degraded,
         }
+
+    async def close(self) -> None:
+        """Finishes what nobody waits for."""
+        await self._shadow.close()
+
+    async def _answer(self, question: Question, caller: Caller) -> tuple[Memory, Candidates, Array]:
+        """What is remembered, what was asked about, and the scores (candidates, tasks)."""
+        memory = await self._memories.remember(question)
+        candidates = question.model.lexicon.look_up(question.request.candidates)
+        return memory, candidates, await self._score(question, memory, candidates.rows, caller)
+
+    async def _score_again(self, question: Question, model: Model) -> Scored:
+        """The same question to another model."""
+        timings = Timings()
+        deadline = timings.began + self._default_deadline_ms / 1e3
+        again = replace(question, model=model, deadline=deadline, timings=timings)
+        memory, _, scores = await self._answer(again, Caller())
+        return Scored.of(model.spec.tasks, scores, memory.degraded)
+
+    async def _measure_stale(self, question: Question, stale: Memory, own: Memory) -> None:
+        """How far the answer on borrowed records was from the true one."""
+        rows = question.model.lexicon.look_up(question.request.candidates).rows
+        given, true = [
+            await self._score(question, memory, rows, Caller(), Lane.REBUILD)
+            for memory in (stale, own)
+        ]
+        self._metrics.stale(float(np.abs(given - true).max()))
 
     def _understand(self, request: RankRequest, timings: Timings) -> Question:
         deadline, given_ms = timings.deadline, request.deadline_ms
@@ -88,17 +134,23 @@ class Ranker:
             given_ms = self._default_deadline_ms
         if given_ms is not None:
             deadline = min(deadline, timings.began + given_ms / 1e3)
+        user_id = str(request.user_id)
         return Question(
             request,
-            str(request.user_id),
+            user_id,
             int(self._clock()) if request.timestamp is None else request.timestamp,
             deadline,
-            self._registry.pick(request.model.version if request.model else None),
+            self._registry.pick(request.model.version if request.model else None, user_id),
             timings,
         )
 
     async def _score(
-        self, question: Question, memory: Memory, candidates: Array, caller: Caller
+        self,
+        question: Question,
+        memory: Memory,
+        candidates: Array,
+        caller: Caller,
+        lane: Lane = Lane.RANK,
     ) -> Array:
         records = len(memory.history)
         sizes = {"candidates": len(candidates), "records": records}
@@ -112,7 +164,7 @@ class Ranker:
                 **memory.feed,
             },
             sizes,
-            Lane.RANK,
+            lane,
             question.deadline,
         )
         batcher = question.model.batcher

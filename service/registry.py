@@ -1,16 +1,54 @@
-"""The loaded bundles, each with its engine; a request picks one."""
+"""The loaded bundles, each with its engine; a request picks one, or its user's share does."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import xxhash
 
 from cache.base import Layout
 from models.bundle import Bundle
 from models.spec import Spec
+from service.admission import Admission
 from service.batcher import Batcher
 from service.engine import Engine
 from service.errors import UnknownModel
 from service.features import Lexicon
+from service.job import Lane
+
+SLICES = 10_000
+"""Into so many parts users are cut: shares are whole hundredths of a percent."""
+
+
+SEED = 1
+"""So that a share of the users is no share of the store's servers."""
+
+
+class Use:
+    """Who is with a model: `with model.use`. It is not closed before they have left."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._left: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Use by {self.count}>"
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+        if self._left is not None and not self.count:
+            self._left.set()
+
+    async def ends(self) -> None:
+        """Returns when nobody is there."""
+        if self.count:
+            self._left = asyncio.Event()
+            await self._left.wait()
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +61,9 @@ class Model:
     lexicon: Lexicon
     #: What the cache keeps for it; None where a model has nothing to cache (depth 1).
     layout: Layout | None
+    admission: Admission
+    event_admission: Admission
+    use: Use = field(default_factory=Use)
     #: As it stands in every answer.
     name: dict[str, str] = field(init=False)
 
@@ -31,19 +72,73 @@ class Model:
         name = {"name": bundle.name, "version": bundle.version, "fingerprint": bundle.fingerprint}
         object.__setattr__(self, "name", name)
 
+    def __repr__(self) -> str:
+        return f"<Model {self.version}, {self.use.count} with it>"
+
     @property
     def spec(self) -> Spec:
         return self.bundle.spec
+
+    @property
+    def version(self) -> str:
+        return self.bundle.version
 
     @property
     def fingerprint(self) -> str:
         return self.bundle.fingerprint
 
     @classmethod
-    def of(cls, bundle: Bundle, engine: Engine, batcher: Batcher) -> Model:
+    def of(
+        cls,
+        bundle: Bundle,
+        engine: Engine,
+        batcher: Batcher,
+        admission: Admission | None = None,
+        event_admission: Admission | None = None,
+    ) -> Model:
         spec = bundle.spec
         layout = Layout(bundle.fingerprint, spec.row, spec.reach) if spec.cached_depths else None
-        return cls(bundle, engine, batcher, Lexicon(bundle.vocabulary), layout)
+        lexicon = Lexicon(bundle.vocabulary)
+        return cls(
+            bundle,
+            engine,
+            batcher,
+            lexicon,
+            layout,
+            admission or Admission(batcher),
+            event_admission or Admission(batcher, lane=Lane.EVENT),
+        )
+
+    async def close(self) -> None:
+        """Waits for who is with it, then ends its thread."""
+        await self.use.ends()
+        await self.batcher.close()
+        await asyncio.to_thread(self.engine.close)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who answers whom: replaced as a whole, between two requests."""
+
+    active: Model
+    #: Models with the slice of users that each of them ends before; in order, the first from 0 on.
+    canaries: Sequence[tuple[int, Model]] = ()
+    #: Models with the percent of requests that are scored by them too.
+    shadows: Sequence[tuple[float, Model]] = ()
+
+    @classmethod
+    def of(
+        cls,
+        active: Model,
+        canaries: Sequence[tuple[float, Model]] = (),
+        shadows: Sequence[tuple[float, Model]] = (),
+    ) -> Split:
+        """Shares in percent; one canary's users begin where another's end."""
+        end, ends = 0.0, []
+        for percent, model in canaries:
+            end += percent
+            ends.append((round(end * SLICES / 100), model))
+        return cls(active, ends, shadows)
 
 
 class Registry:
@@ -51,32 +146,60 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, Model] = {}
-        self._active: Model | None = None
+        self._split: Split | None = None
 
     def __repr__(self) -> str:
         return f"<Registry of {', '.join(self._models) or 'nothing'}>"
 
     @property
-    def active(self) -> Model:
-        if self._active is None:
+    def split(self) -> Split:
+        if self._split is None:
             raise RuntimeError("No model is active before one was added. This is a bug.")
-        return self._active
+        return self._split
+
+    @split.setter
+    def split(self, split: Split) -> None:
+        self._split = split
+
+    @property
+    def active(self) -> Model:
+        return self.split.active
 
     def add(self, model: Model) -> None:
-        """Takes a model in; the last one added is the active one."""
-        self._models[model.bundle.version] = model
-        self._active = model
+        """Takes a model in; the first one is the active one."""
+        self._models[model.version] = model
+        if self._split is None:
+            self._split = Split(model)
+
+    def drop(self, model: Model) -> None:
+        """Requests do not find it any more; those that have found it keep it."""
+        if self._models.get(model.version) is model:
+            del self._models[model.version]
+
+    async def close(self) -> None:
+        for model in list(self._models.values()):
+            await model.close()
 
     def named(self, name: str) -> list[Model]:
         """Every loaded version of the model that is called so."""
         return [model for model in self._models.values() if model.bundle.name == name]
 
-    def pick(self, version: str | None) -> Model:
-        """The model of that version, or the active one."""
+    def pick(self, version: str | None, user_id: str) -> Model:
+        """The model of that version, or the one that answers this user."""
         if version is None:
-            return self.active
+            split = self.split
+            return split.active if not split.canaries else _canary(split, user_id)
         model = self._models.get(version)
         if model is None:
             known = ", ".join(self._models)
             raise UnknownModel(f"model.version {version!r} is not loaded; there is {known}")
         return model
+
+
+def _canary(split: Split, user_id: str) -> Model:
+    """A user stays with a canary while its share grows."""
+    place = xxhash.xxh32_intdigest(user_id.encode(), SEED) % SLICES
+    for end, model in split.canaries:
+        if place < end:
+            return model
+    return split.active

@@ -192,6 +192,32 @@ class RankBatch(BaseModel):
     requests: Annotated[list[Any], Field(min_length=1), _at_most("max_batch")]
 
 
+Percent = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
+
+
+class LoadRequest(BaseModel):
+    """A bundle to load, by the name of its folder in the models directory."""
+
+    model_config = _STRICT
+
+    bundle: Name
+
+
+class Activation(BaseModel):
+    """What a version gets: everything, unless a share is named."""
+
+    model_config = _STRICT
+
+    #: Of the users; 100 is everything.
+    canary_percent: Percent | None = None
+    #: Of the requests, scored again behind the answer.
+    shadow_percent: Percent | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        return self.canary_percent == 100 or (self.canary_percent is self.shadow_percent is None)
+
+
 class EventBatch(BaseModel):
     """Events of any users, each judged by itself."""
 
@@ -232,6 +258,22 @@ def parse_rank_batch(body: bytes, limits: Limits) -> list[RankRequest | InvalidR
         except ValidationError as error:
             judged.append(InvalidRequest(sentence(error)))
     return judged
+
+
+def parse_load(body: bytes) -> LoadRequest:
+    """Which bundle to load, from the bytes of a body."""
+    try:
+        return LoadRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+
+
+def parse_activation(body: bytes) -> Activation:
+    """What a version gets, from the bytes of a body; an empty one is everything."""
+    try:
+        return Activation.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
 
 
 def parse_events(body: bytes, limits: Limits) -> list[PostedEvent | InvalidRequest]:

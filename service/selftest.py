@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 
 import numpy as np
@@ -39,7 +40,8 @@ async def warm_up(model: Model) -> None:
     await model.batcher.submit(job)
     engine = model.engine
     for shape in engine.buckets.shapes() if engine.buckets else ():
-        engine.run("rank", pad(model.bundle.graphs["rank"], [job], shape))
+        feed = pad(model.bundle.graphs["rank"], [job], shape)
+        await asyncio.to_thread(engine.run, "rank", feed)
 
 
 async def self_test(model: Model) -> None:

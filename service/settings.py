@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     store_fetch_ms: float = Field(10.0, gt=0, description="what a rank request waits for it")
     store_acks: int = Field(0, ge=0, description="replicas that have an event when we say so")
     store_replica_reads: bool = False
+    models_dir: Path | None = Field(None, description="bundles that POST /v1/models may load")
+    models_poll_s: float = Field(1.0, gt=0, description="how soon a change elsewhere is followed")
+    models_users_per_s: float = Field(
+        100.0, gt=0, description="users a second whose records of a new version are built"
+    )
+    stale_ok_s: float = Field(
+        0.0, ge=0, description="age of records that a model may borrow of its lineage; 0 = none"
+    )
+    stale_share: float = Field(0.01, ge=0, le=1, description="of those, compared with the truth")
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 

@@ -43,9 +43,17 @@ def _scale(name: str, weight: torch.Tensor) -> float:
     return float(fan_in**-0.5)
 
 
-def make_bundle(path: Path, *, seed: int = 0, **fields: Any) -> Path:
+def make_bundle(
+    path: Path,
+    *,
+    seed: int = 0,
+    version: str | None = None,
+    lineage: str | None = None,
+    **fields: Any,
+) -> Path:
     """Exports a bundle of random weights; `fields` change the spec."""
     model = random_model(Spec(**{**TINY, **fields}), seed=seed)
     names: list[str | None] = [f"Item {item}" for item in ITEMS]
-    export(model, ITEMS, names, path, trained_on={"holdout": 0.1})
+    told: dict[str, Any] = {"version": version, "lineage": lineage}
+    export(model, ITEMS, names, path, **told, trained_on={"holdout": 0.1})
     return path

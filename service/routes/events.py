@@ -83,7 +83,9 @@ async def _record(
     parsed = [to_event(event) for event in sent if not isinstance(event, Problem)]
     timings = whole.part()
     try:
-        recorded = await house.recorder.record(house.registry.active, user_id, parsed, timings)
+        # For whom this user's next request goes to; other versions build what they miss when asked.
+        model = house.registry.pick(None, user_id)
+        recorded = await house.recorder.record(model, user_id, parsed, timings)
     except Problem as problem:
         return problem
     except Exception:

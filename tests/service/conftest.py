@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.bundles import make_bundle
 from tests.servers import Running, flush, wait_until
 
 
@@ -35,6 +36,17 @@ def running(request: pytest.FixtureRequest, serve: Callable[..., Running]) -> Ru
     server = request.getfixturevalue("redis_server")
     flush(server.url)
     return serve(cache=server.url, **options)
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles that differ in their weights, one of another shape, one that needs more events."""
+    folder = tmp_path_factory.mktemp("models")
+    make_bundle(folder / "one", seed=1, version="v1")
+    make_bundle(folder / "two", seed=2, version="v2")
+    make_bundle(folder / "wide", seed=3, version="v3/wide é", window=5, width=32)
+    make_bundle(folder / "long", seed=4, version="v4", depth=2, window=400)
+    return folder
 
 
 @pytest.fixture
