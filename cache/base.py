@@ -6,7 +6,7 @@ not understand: one row per event, usable only for the event whose hash it carri
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
@@ -51,6 +51,13 @@ class Cache(Protocol):
 
     async def forget(self, user_id: str) -> None:
         """Removes every trace of the user, under every fingerprint. Raises `CacheUnavailable`."""
+        ...
+
+    def users(self) -> AsyncIterator[str]:
+        """Every user with a timeline, in any order; who comes or goes meanwhile may be missed.
+
+        Some may come twice. Raises `CacheUnavailable`.
+        """
         ...
 
     async def ping(self) -> None:

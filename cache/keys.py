@@ -26,6 +26,7 @@ LMDB_KEEP = b"skeep"
 LMDB_FLOOR = b"sfloor"
 LMDB_ROWS = b"r"
 LMDB_HEADS = b"h"
+TIMELINES = b"marmot:{????}:t:*"  # matches every user's timeline in Redis
 
 
 def owner_of(user_id: str) -> bytes:
@@ -34,6 +35,16 @@ def owner_of(user_id: str) -> bytes:
     if not 0 < len(owner) <= MAX_ID_BYTES or b"\0" in owner:
         raise ValueError(f"This is a bug: an id of {len(owner)} bytes, or with a zero, came in.")
     return owner
+
+
+def owner_of_head(key: bytes) -> bytes:
+    """Whose head lies there, in LMDB."""
+    return key[len(LMDB_HEADS) : -1]
+
+
+def owner_of_timeline(key: bytes) -> bytes:
+    """Whose timeline lies there, in Redis."""
+    return key[len(TIMELINES) - 1 :]
 
 
 def short(fingerprint: str) -> str:

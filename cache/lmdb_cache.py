@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 SWEEP_KEYS = 1000
 """Keys that one transaction of a sweep looks at."""
+USERS_AT_ONCE = 1000
+"""Users that one transaction lists."""
 
 
 class LmdbCache:
@@ -121,6 +123,13 @@ class LmdbCache:
     async def forget(self, user_id: str) -> None:
         owner = keys.owner_of(user_id)
         await self._written(lambda txn: lmdb_store.forget(txn, owner))
+
+    async def users(self) -> AsyncIterator[str]:
+        start: bytes | None = keys.LMDB_HEADS
+        while start is not None:
+            owners, start = self._read(partial(lmdb_store.owners, start=start, limit=USERS_AT_ONCE))
+            for owner in owners:
+                yield owner.decode()
 
     async def ping(self) -> None:
         self._read(lambda txn: txn.get(keys.LMDB_KEEP))

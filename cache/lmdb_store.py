@@ -116,6 +116,17 @@ def put_aside(txn: Txn, owner: bytes, seen: Answer) -> bool:
     return True
 
 
+def owners(txn: Txn, start: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """The next `limit` users with a timeline, and where to go on."""
+    found: list[bytes] = []
+    cursor = txn.cursor()
+    there = _seek(cursor, start, keys.LMDB_HEADS)
+    while there and len(found) < limit:
+        found.append(keys.owner_of_head(cursor.key()))
+        there = cursor.next() and cursor.key().startswith(keys.LMDB_HEADS)
+    return found, cursor.key() if there else None
+
+
 def expired_rows(
     txn: Txn, start: bytes, limit: int, now_s: float
 ) -> tuple[list[bytes], bytes | None]:

@@ -139,6 +139,13 @@ class RedisCache:
                 )
         self._check_acks(rest)
 
+    async def users(self) -> AsyncIterator[str]:
+        try:
+            async for key in self._link.scan(keys.TIMELINES):
+                yield keys.owner_of_timeline(key).decode()
+        except FAILURES as failed:
+            raise _away(failed, self._timeout_s) from failed
+
     async def ping(self) -> None:
         async with self._translated():
             await self._link.send(keys.KEEP, ("GET", keys.KEEP))

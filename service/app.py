@@ -19,7 +19,19 @@ from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotF
 from service.house import House
 from service.openapi import describe
 from service.problems import tell
-from service.routes import docs, events, explain, health, inference, items, metrics, rank, users
+from service.routes import (
+    docs,
+    events,
+    explain,
+    health,
+    inference,
+    items,
+    metrics,
+    playground,
+    rank,
+    status,
+    users,
+)
 from service.routes.doors import house_of
 from service.settings import Settings
 
@@ -49,8 +61,10 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
             Exception: tell_unforeseen,
         },
     )
-    for routes in (rank, explain, events, users, items, health, metrics, inference, docs):
+    for routes in (rank, explain, events, users, items, health, metrics, status, inference, docs):
         app.include_router(routes.router)
+    if settings.playground:
+        app.include_router(playground.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})
 

@@ -20,6 +20,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.feed import Feed
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -29,6 +30,7 @@ from service.registry import Model, Registry
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
+from service.status import Status
 from service.sweeper import Sweeper
 
 
@@ -53,6 +55,9 @@ class House:
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
+    status: Status = field(init=False)
+    #: Who watches the status.
+    feed: Feed = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -123,6 +128,16 @@ class House:
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )
+        self.status = Status(
+            store=settings.cache.partition(":")[0],
+            workers=settings.workers,
+            cache=cache,
+            registry=self.registry,
+            metrics=self.metrics,
+            drain=self.drain,
+        )
+        self.feed = Feed(self.status.written, is_over=lambda: self.drain.has_begun)
+        stack.callback(self.feed.close)
         await warm_up(model)
         await self_test(model)
         self.metrics.loaded(model.name)

@@ -1,0 +1,43 @@
+// Small pictures of numbers: a line of the last minutes, a histogram, a table.
+
+import { count, el, hidden } from "./dom.js";
+
+/** The last values, oldest first; null is a gap that is drawn as nothing happening. */
+export function sparkline(values, length) {
+  const most = Math.max(1e-9, ...values.map((value) => value ?? 0));
+  const start = length - values.length;
+  const points = values.map((value, place) => `${start + place},${(29 - (27 * (value ?? 0)) / most).toFixed(2)}`);
+  const last = length - 1;
+  return el("svg", { viewBox: `0 0 ${last} 30`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    values.length > 1 ? [
+      el("path", { class: "area", d: `M${start},30 L${points.join(" L")} L${last},30 Z` }),
+      el("polyline", { points: points.join(" ") }),
+    ] : null);
+}
+
+export function tile(title, value, unit, values, length) {
+  return el("section", { class: "tile" }, el("h2", {}, title),
+    el("p", { class: "value" }, value, unit ? el("small", {}, unit) : null), sparkline(values, length));
+}
+
+/** Buckets [upper edge in seconds or null, count] as columns, with the same as a table to listen to. */
+export function histogram(buckets, title) {
+  const used = buckets.map(([, value], place) => (value > 0 ? place : -1)).filter((place) => place >= 0);
+  if (!used.length) return el("p", { class: "empty" }, "No request in this time.");
+  const shown = buckets.slice(Math.max(0, used[0] - 1), Math.min(buckets.length, used.at(-1) + 2));
+  const most = Math.max(...shown.map(([, value]) => value));
+  const label = (edge) => (edge === null ? "more" : `${Number((edge * 1e3).toPrecision(3))}`);
+  return el("figure", { class: "histogram" },
+    el("div", { class: "columns", "aria-hidden": "true" }, shown.map(([edge, value]) =>
+      el("i", { style: { height: `${(100 * value) / most}%` }, title: `up to ${label(edge)} ms: ${count(value)}` }))),
+    el("div", { class: "edges", "aria-hidden": "true" }, shown.map(([edge]) => el("span", {}, label(edge)))),
+    hidden(`${title}: ${shown.filter(([, value]) => value).map(([edge, value]) => `${count(value)} up to ${label(edge)} milliseconds`).join(", ")}`));
+}
+
+/** Rows of cells under headings; all but the first are numbers. */
+export function table(title, headings, rows) {
+  const kind = (place) => (place ? { class: "number-cell" } : {});
+  return el("table", {}, el("caption", { class: "hidden" }, title),
+    el("thead", {}, el("tr", {}, headings.map((text, place) => el("th", { scope: "col", ...kind(place) }, text)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) => el(place ? "td" : "th", place ? kind(place) : { scope: "row" }, cell))))));
+}
