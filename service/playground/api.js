@@ -60,14 +60,10 @@ export function stagesOf(header) {
   return found;
 }
 
-/** Loaded models, or none where the service does not tell. */
+/** Loaded models, or none where the service does not tell: asked only where it says it can be. */
 export async function models() {
-  try {
-    return (await get("v1/models")).models;
-  } catch (error) {
-    if (error.status === 404 || error.status === 403) return [];
-    throw error;
-  }
+  const { paths } = await get("openapi.json");
+  return "/v1/models" in paths ? (await get("v1/models")).models : [];
 }
 
 let asking = null;

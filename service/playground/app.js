@@ -4,7 +4,7 @@ import { get, models, post, showKeyButton } from "./api.js";
 import { ago, byId, count, el, fill, milliseconds } from "./dom.js";
 import { finder } from "./finder.js";
 import { problem } from "./problem.js";
-import { ranking } from "./ranking.js";
+import { ranking, redraw } from "./ranking.js";
 import { timeline } from "./timeline.js";
 import { waterfall } from "./waterfall.js";
 import { closeWhy, why } from "./why.js";
@@ -97,7 +97,7 @@ function show() {
   fill(byId("answer"), summary(answer, state.timing), waterfall(state.timing.stages, state.timing.elapsed));
   const tasks = Object.keys(answer.scores);
   const shown = { answer, candidates: state.ranked, nameOf, tasks, before: state.before, beside: state.beside };
-  fill(byId("ranking"), ranking(shown, { why: attempt(explain), record: attempt(record), remove: attempt(remove) }));
+  redraw(byId("ranking"), ranking(shown, { why: attempt(explain), record: attempt(record), remove: attempt(remove) }));
 }
 
 function summary(answer, { stages }) {
@@ -199,7 +199,7 @@ async function showModels() {
 async function begin() {
   showKeyButton();
   await showModels();
-  const { users } = await get("v1/users", [["limit", "12"]]);
+  const { users } = await get("v1/users", [["limit", "10"]]);
   fill(byId("users"), users.map((userId) => el("button", { type: "button", "aria-pressed": "false", onclick: () => attempt(openUser)(userId) }, userId)));
   const { items } = await get("v1/items", [["sample", "1"], ["limit", String(DRAWN)]]);
   take(items);

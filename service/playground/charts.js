@@ -2,17 +2,22 @@
 
 import { count, el, hidden } from "./dom.js";
 
-/** The last values, oldest first; null is a gap that is drawn as nothing happening. */
+/** The last values, oldest first; where one is null there was nothing to measure. */
 export function sparkline(values, length) {
-  const most = Math.max(1e-9, ...values.map((value) => value ?? 0));
+  const most = Math.max(1e-9, ...values);
   const start = length - values.length;
-  const points = values.map((value, place) => `${start + place},${(29 - (27 * (value ?? 0)) / most).toFixed(2)}`);
+  const runs = [[]];
+  values.forEach((value, place) => {
+    if (value === null) runs.push([]);
+    else runs.at(-1).push([start + place, 28 - (26 * value) / most]);
+  });
   const last = length - 1;
   return el("svg", { viewBox: `0 0 ${last} 30`, preserveAspectRatio: "none", "aria-hidden": "true" },
-    values.length > 1 ? [
-      el("path", { class: "area", d: `M${start},30 L${points.join(" L")} L${last},30 Z` }),
-      el("polyline", { points: points.join(" ") }),
-    ] : null);
+    el("line", { x1: 0, x2: last, y1: 29, y2: 29 }),
+    runs.filter((run) => run.length > 1).map((run) => [
+      el("path", { class: "area", d: `M${run[0][0]},29 L${run.join(" L")} L${run.at(-1)[0]},29 Z` }),
+      el("polyline", { points: run.join(" ") }),
+    ]));
 }
 
 export function tile(title, value, unit, values, length) {

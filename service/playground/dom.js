@@ -12,14 +12,16 @@ export function el(tag, properties = {}, ...children) {
     else if (name === "style") for (const [key, each] of Object.entries(value)) made.style.setProperty(key, each);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...there(children));
   return made;
 }
+
+const there = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
 export const byId = (id) => document.getElementById(id);
 
 export function fill(place, ...children) {
-  place.replaceChildren(...children.flat().filter(Boolean));
+  place.replaceChildren(...there(children));
 }
 
 export const hidden = (text) => el("span", { class: "hidden" }, text);

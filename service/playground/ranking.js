@@ -1,6 +1,6 @@
 // The ranked candidates as a table: scores, how they moved, and what can be done with each.
 
-import { el, hidden, score, signed } from "./dom.js";
+import { el, fill, hidden, score, signed } from "./dom.js";
 
 /**
  * `shown`: {answer, candidates, nameOf, tasks, before, beside}. `before` and `beside` are answers for
@@ -77,4 +77,17 @@ function placed(answer, candidates, tasks) {
     place: place + 1,
     scores: Object.fromEntries(tasks.map((task) => [task, answer.scores[task]?.[at.get(String(id))] ?? 0])),
   }));
+}
+
+/** Puts a new table in the place of the old one: rows glide to where they are now, focus stays. */
+export function redraw(place, table) {
+  const label = place.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  const tops = new Map([...place.querySelectorAll("[data-item]")].map((row) => [row.dataset.item, row.getBoundingClientRect().top]));
+  fill(place, table);
+  if (label) (place.querySelector(`[aria-label="${CSS.escape(label)}"]`) ?? place).focus({ preventScroll: true });
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  for (const row of place.querySelectorAll("[data-item]")) {
+    const way = (tops.get(row.dataset.item) ?? row.getBoundingClientRect().top) - row.getBoundingClientRect().top;
+    if (way) row.animate([{ transform: `translateY(${way}px)` }, { transform: "none" }], { duration: 380, easing: "ease-out" });
+  }
 }

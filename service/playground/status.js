@@ -102,7 +102,7 @@ function stages(now, past) {
     const minute = between(past.seconds.stages[stage], now.seconds.stages[stage]);
     middle[stage] = (quantile(size(minute) ? minute : now.seconds.stages[stage] ?? [], 0.5) ?? 0) * 1e3;
   }
-  return sum(middle) ? waterfall(middle) : null;
+  return sum(middle) ? [el("p", { class: "note apart" }, "Half of all requests spend no longer than this in each stage."), waterfall(middle)] : null;
 }
 
 function drawCache(now, past) {
@@ -166,10 +166,11 @@ function tellState(state, error) {
 async function watchModels() {
   try {
     loaded = await models();
-    if (loaded.length) setTimeout(watchModels, MODELS_EVERY_MS);
+    if (!loaded.length) return;
   } catch {
-    setTimeout(watchModels, MODELS_EVERY_MS);
+    loaded = [];  // the line above says what is the matter
   }
+  setTimeout(watchModels, MODELS_EVERY_MS);
 }
 
 showKeyButton();

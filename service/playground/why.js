@@ -45,18 +45,19 @@ function noAttention(found) {
 function strip(events, attention, nameOf) {
   const size = events.length;
   const layers = attention ? attention.events.length : 0;
-  const most = Math.max(1e-9, ...events.flatMap((event) => [event.together, ...event.layers.map((weight) => weight ?? 0)]));
+  const weights = events.flatMap((event) => event.layers).filter((weight) => weight !== null);
+  const [least, most] = [Math.min(...weights), Math.max(...weights)];
+  const depth = (weight) => 0.05 + (0.95 * (weight - least)) / Math.max(1e-9, most - least);
   const steepest = Math.max(1e-9, ...events.map((event) => Math.abs(event.effect)));
   const heat = (of) => svg(size, 1, events.map((event) => {
-    const weight = of(event) ?? 0;
-    return el("rect", { x: event.place, y: 0, width: 1, height: 1, class: "heat", style: { "fill-opacity": String(Math.sqrt(weight / most)) } });
+    const weight = of(event);
+    return weight === null ? null
+      : el("rect", { x: event.place, y: 0, width: 1, height: 1, class: "heat", style: { "fill-opacity": depth(weight).toFixed(3) } });
   }));
-  const effects = svg(size, 2, [
-    ...events.map((event) => {
-      const height = Math.abs(event.effect) / steepest;
-      return el("rect", { x: event.place + 0.12, y: event.effect > 0 ? 1 - height : 1, width: 0.76, height, class: event.effect > 0 ? "up" : "down" });
-    }),
-  ]);
+  const effects = svg(size, 2, events.map((event) => {
+    const height = Math.abs(event.effect) / steepest;
+    return el("rect", { x: event.place + 0.12, y: event.effect > 0 ? 1 - height : 1, width: 0.76, height, class: event.effect > 0 ? "up" : "down" });
+  }));
   const nothing = (layer) => attention.nothing[layer][0];
   const rows = [];
   for (let layer = 0; layer < layers; layer += 1) rows.push([`layer ${layer + 1}`, heat((event) => event.layers[layer]), nothing(layer)]);
@@ -91,9 +92,10 @@ function strip(events, attention, nameOf) {
         el("span", { class: "rest", title: rest === null ? "" : "attention to no event at all" }, rest === null ? "" : percent(rest)),
       ]),
       overlay),
-    el("div", { class: "axis" }, el("span", {}, `oldest · ${day(events[0].timestamp)}`), slider, el("span", {}, `newest · ${day(events[size - 1].timestamp)}`)),
+    el("div", { class: "axis" }, slider,
+      el("span", {}, `oldest · ${day(events[0].timestamp)}`), el("span", {}, `newest · ${day(events[size - 1].timestamp)}`)),
     detail,
-    el("figcaption", { class: "note" }, layers ? "Darker: more attention, mean of the heads. On the right, attention to no event. " : "",
+    el("figcaption", { class: "note" }, weights.length ? `Colour: attention, the mean of the heads, from ${percent(least)} to ${percent(most)}. On the right, attention to no event. ` : "",
       "Effect: the score with the event minus the score without it."));
 }
 
@@ -133,7 +135,7 @@ function table(events, attention, nameOf) {
   order.addEventListener("change", draw);
   draw();
   return el("div", { class: "effects-table" },
-    el("div", { class: "line spread" }, el("label", {}, "First ", order), more),
+    el("div", { class: "line spread" }, el("label", {}, "First the ", order), more),
     el("table", {}, el("caption", { class: "hidden" }, "Events and what they do to the score"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Event"), el("th", { scope: "col" }, "Feedback"), el("th", { scope: "col", class: "when" }, "Day"),
         el("th", { scope: "col", class: "score" }, "Effect"), attention ? el("th", { scope: "col", class: "score" }, "Attention") : null)),
