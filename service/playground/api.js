@@ -30,7 +30,8 @@ export async function reach(path, options = {}) {
       throw new Refusal(0, { title: "No answer", detail: "The service does not answer. Is it running?" });
     }
     if (answer.ok) return answer;
-    const problem = await answer.json().catch(() => ({}));
+    const told = await answer.json().catch(() => ({}));
+    const problem = told.results?.[0]?.problem ?? told;  // where no event was stored, each says why
     if (answer.status === 401 && (await askForKey(problem.detail))) continue;
     throw new Refusal(answer.status, problem, answer.headers.get("x-request-id"));
   }

@@ -11,12 +11,20 @@ from tests.servers import Running
 
 SERIOUS = {"serious", "critical"}
 PHONE = {"width": 360, "height": 740}
+#: What has the focus, and whether that can be seen.
+HERE = """() => {
+  const here = document.activeElement;
+  const name = here.getAttribute("aria-label") || here.textContent.slice(0, 30);
+  const isSeen = getComputedStyle(here).outlineStyle !== "none" && here.getClientRects().length > 0;
+  return [here.tagName, here.id, name, isSeen].join("|");
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible(service: Running, window: Callable[..., Any], scheme: str) -> None:
     """axe-core finds nothing serious, with every part of the pages open."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # all that differs
     shown = window(service, color_scheme=scheme)
     page = shown.open()
     page.select_option("#beside", "history")
@@ -25,12 +33,12 @@ def test_accessible(service: Running, window: Callable[..., Any], scheme: str) -
     page.wait_for_selector("#why .strip")
     page.fill("#item-words", "item")
     page.wait_for_selector("#found-0")
-    assert serious(axe.run(page)) == []
+    assert serious(axe.run(page, options=rules)) == []
     shown.keep(f"playground-{scheme}")
     service.rank("42", [1, 2])
     page = shown.open("/status")
     page.wait_for_selector("#live.on")
-    assert serious(axe.run(page)) == []
+    assert serious(axe.run(page, options=rules)) == []
     shown.keep(f"status-{scheme}")
 
 
@@ -70,13 +78,7 @@ def test_with_keys_alone(service: Running, window: Callable[..., Any]) -> None:
     walked: list[str] = []
     for _ in range(wanted):
         page.keyboard.press("Tab")
-        walked.append(
-            page.evaluate(
-                "() => { const e = document.activeElement; const s = getComputedStyle(e);"
-                " return [e.tagName, e.id, e.getAttribute('aria-label') || e.textContent.slice(0, 30),"
-                " s.outlineStyle !== 'none' && e.getClientRects().length > 0].join('|') }"
-            )
-        )
+        walked.append(page.evaluate(HERE))
     assert len(set(walked)) == wanted
     assert all(step.endswith("true") for step in walked)
     assert walked[0].startswith("A||Skip to the ranking")

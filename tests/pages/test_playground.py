@@ -149,7 +149,7 @@ def test_why_this_score(service: Running, window: Callable[..., Any]) -> None:
     largest = max(said["events"], key=lambda event: abs(event["effect"]["like"][0]))
     row = page.locator("#why tbody tr").first
     assert row.locator("th").text_content() == f"Item {largest['item_id']}"
-    effect = row.locator(".number").first.text_content().replace("−", "-")
+    effect = row.locator(".number").first.text_content().replace("\u2212", "-")
     assert float(effect) == pytest.approx(largest["effect"]["like"][0], abs=5.1e-5)
     shown.keep("why")
     slider = page.locator("#why input[type=range]")

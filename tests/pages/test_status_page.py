@@ -32,7 +32,7 @@ def test_what_happens_is_seen(service: Running, window: Callable[..., Any]) -> N
 
 
 def test_the_service_closes(tiny_bundle: Path, tmp_path: Path, window: Callable[..., Any]) -> None:
-    """A page that watches does not keep a service from closing, and says that it is not connected."""
+    """A page that watches keeps no service from closing, and says that it is not connected."""
     running = Running(bundle=tiny_bundle, cache=f"lmdb:{tmp_path}/cache")
     shown = window(running)
     page = shown.open("/status")
