@@ -39,9 +39,9 @@ export function histogram(buckets, title) {
     hidden(`${title}: ${shown.filter(([, value]) => value).map(([edge, value]) => `${count(value)} up to ${label(edge)} milliseconds`).join(", ")}`));
 }
 
-/** Rows of cells under headings; all but the first are numbers. */
-export function table(title, headings, rows) {
-  const kind = (place) => (place ? { class: "number-cell" } : {});
+/** Rows of cells under headings; all but the first are numbers, unless there are none. */
+export function table(title, headings, rows, hasNumbers = true) {
+  const kind = (place) => (place && hasNumbers ? { class: "number-cell" } : {});
   return el("table", {}, el("caption", { class: "hidden" }, title),
     el("thead", {}, el("tr", {}, headings.map((text, place) => el("th", { scope: "col", ...kind(place) }, text)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) => el(place ? "td" : "th", place ? kind(place) : { scope: "row" }, cell))))));

@@ -138,7 +138,7 @@ function drawModels(now) {
   fill(byId("models"), table("Loaded models", ["Name", "Version", "Fingerprint", "State"], shown.map((model) => [
     [el("b", {}, model.name), model.family ? ` ${model.family}` : ""], el("code", {}, model.version), el("code", { class: "fingerprint" }, model.fingerprint),
     [el("span", { class: model.state === "failed" ? "badge bad" : model.active ? "badge good" : "badge" }, model.active ? "active" : model.state), " ", share(model)],
-  ])));
+  ]), false));
 }
 
 function drawProblems(now, past) {
