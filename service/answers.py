@@ -112,19 +112,6 @@ class UsersResponse(BaseModel):
     users: list[str]
 
 
-class Item(BaseModel):
-    """An item of the vocabulary."""
-
-    item_id: str
-    name: str | None
-
-
-class ItemsResponse(BaseModel):
-    """Items, best fit first."""
-
-    items: list[Item]
-
-
 class StoreStatus(BaseModel):
     """Whether the store answered just now, and how quickly."""
 
@@ -177,6 +164,19 @@ class StatusResponse(BaseModel):
     store_events: dict[str, float]
     seconds: Durations
     runs: dict[str, Runs]
+
+
+class Item(BaseModel):
+    """An item of the vocabulary."""
+
+    item_id: str
+    name: str | None
+
+
+class ItemsResponse(BaseModel):
+    """Items, best fit first."""
+
+    items: list[Item]
 
 
 class ProblemBody(BaseModel):

@@ -113,7 +113,8 @@ def _config(app: Any, settings: Settings, *, factory: bool = False) -> Any:
         server_header=False,
         proxy_headers=settings.access_log,  # nothing else looks at who calls
         timeout_keep_alive=75,
-        timeout_worker_healthcheck=30,  # a worker on a busy host takes its time to start
+        # On a crowded host a worker takes its time to begin; who has ended is seen at once anyway.
+        timeout_worker_healthcheck=60,
         timeout_graceful_shutdown=30,
     )
 

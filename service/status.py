@@ -24,16 +24,24 @@ from service.registry import Registry
 
 Counts = dict[str, float]
 
-#: Counters that are told by their one label, and under which name.
+#: Counters: what they are told as, and by which label; others are added up.
 _COUNTERS = {
-    "marmot_rank_cache": "cache",
-    "marmot_rank_degraded": "degraded",
-    "marmot_events": "events",
-    "marmot_problems": "problems",
-    "marmot_store_events": "store_events",
+    "marmot_rank_cache_total": ("cache", "state"),
+    "marmot_rank_degraded_total": ("degraded", "reason"),
+    "marmot_events_total": ("events", "status"),
+    "marmot_problems_total": ("problems", "problem"),
+    "marmot_store_events_total": ("store_events", "event"),
 }
-#: Histograms by their one label.
-_HISTOGRAMS = {"marmot_request_seconds": "routes", "marmot_stage_seconds": "stages"}
+#: Histograms, in the same way.
+_HISTOGRAMS = {
+    "marmot_request_seconds_bucket": ("routes", "route"),
+    "marmot_stage_seconds_bucket": ("stages", "stage"),
+}
+_RUNS = {
+    "marmot_batch_jobs_count": "runs",
+    "marmot_batch_jobs_sum": "jobs",
+    "marmot_batch_run_seconds_sum": "seconds",
+}
 
 
 class Status:
@@ -74,49 +82,47 @@ class Status:
 
 def told(families: Iterable[Metric]) -> dict[str, Any]:
     """What a page shows of the metrics; without users, items or times of single requests."""
-    counters: dict[str, Counts] = {name: {} for name in _COUNTERS.values()}
+    counters: dict[str, Counts] = {name: defaultdict(float) for name, _ in _COUNTERS.values()}
     histograms: dict[str, dict[str, dict[float, float]]] = {
-        name: defaultdict(dict) for name in _HISTOGRAMS.values()
+        name: defaultdict(lambda: defaultdict(float)) for name, _ in _HISTOGRAMS.values()
     }
-    requests: list[dict[str, Any]] = []
-    runs: dict[str, Counts] = defaultdict(lambda: {"runs": 0.0, "jobs": 0.0, "seconds": 0.0})
+    requests: dict[tuple[str, str, str], float] = defaultdict(float)
+    runs: dict[str, Counts] = defaultdict(lambda: dict.fromkeys(_RUNS.values(), 0.0))
     in_flight = 0.0
-    for family in families:
-        for sample in family.samples:
-            labels, value = sample.labels, sample.value
-            if family.name in _COUNTERS and sample.name.endswith("_total"):
-                counters[_COUNTERS[family.name]][next(iter(labels.values()))] = value
-            elif family.name in _HISTOGRAMS and sample.name.endswith("_bucket"):
-                name = next(value for key, value in labels.items() if key != "le")
-                histograms[_HISTOGRAMS[family.name]][name][float(labels["le"])] = value
-            elif sample.name == "marmot_requests_total":
-                requests.append({**labels, "count": value})
-            elif sample.name == "marmot_requests_in_flight":
-                in_flight = value
-            elif sample.name in _OF_RUNS:
-                runs[labels["graph"]][_OF_RUNS[sample.name]] = value
+    for sample in (sample for family in families for sample in family.samples):
+        labels, value = sample.labels, sample.value
+        if sample.name in _COUNTERS:
+            name, label = _COUNTERS[sample.name]
+            counters[name][labels[label]] += value
+        elif sample.name in _HISTOGRAMS:
+            name, label = _HISTOGRAMS[sample.name]
+            histograms[name][labels[label]][float(labels["le"])] += value
+        elif sample.name == "marmot_requests_total":
+            requests[labels["route"], labels["method"], labels["status"]] += value
+        elif sample.name in _RUNS:
+            runs[labels["graph"]][_RUNS[sample.name]] += value
+        elif sample.name == "marmot_requests_in_flight":
+            in_flight = value
     return {
         "in_flight": in_flight,
-        "requests": requests,
+        "requests": [
+            {"route": route, "method": method, "status": status, "count": count}
+            for (route, method, status), count in requests.items()
+        ],
         **counters,
-        "seconds": {name: dict(map(_buckets, found.items())) for name, found in histograms.items()},
+        "seconds": {
+            name: {label: _parts(below) for label, below in found.items()}
+            for name, found in histograms.items()
+        },
         "runs": runs,
     }
 
 
-_OF_RUNS = {
-    "marmot_batch_jobs_count": "runs",
-    "marmot_batch_jobs_sum": "jobs",
-    "marmot_batch_run_seconds_sum": "seconds",
-}
-
-
-def _buckets(named: tuple[str, dict[float, float]]) -> tuple[str, list[tuple[float | None, float]]]:
-    """Cumulated counts as (upper edge, how many are in there); the last edge is None."""
-    name, found = named
-    edges = sorted(found)
-    below = [0.0, *(found[edge] for edge in edges)]
-    return name, [
-        (None if math.isinf(edge) else edge, found[edge] - before)
-        for edge, before in zip(edges, below, strict=False)
+def _parts(below: dict[float, float]) -> list[tuple[float | None, float]]:
+    """Counts below each edge as (edge, how many are between it and the last); None is no edge."""
+    edges = sorted(below)
+    before = [0.0, *(below[edge] for edge in edges)]
+    return [
+        (None if math.isinf(edge) else edge, below[edge] - less)
+        for edge, less in zip(edges, before, strict=False)
     ]
