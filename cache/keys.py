@@ -31,6 +31,7 @@ LMDB_NOTE = b"snote:"
 LMDB_FLOOR = b"sfloor"
 LMDB_ROWS = b"r"
 LMDB_HEADS = b"h"
+TIMELINES = b"marmot:{????}:t:*"  # matches every user's timeline in Redis
 
 
 def owner_of(user_id: str) -> bytes:

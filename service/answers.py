@@ -106,6 +106,66 @@ class TimelineResponse(BaseModel):
     events: list[dict[str, Any]]
 
 
+class UsersResponse(BaseModel):
+    """Some users, in any order."""
+
+    users: list[str]
+
+
+class StoreStatus(BaseModel):
+    """Whether the store answered just now, and how quickly."""
+
+    kind: str
+    answers: bool
+    ping_ms: float | None
+
+
+class RequestCount(BaseModel):
+    """Requests of one route that ended alike."""
+
+    route: str
+    method: str
+    status: str
+    count: float
+
+
+class Runs(BaseModel):
+    """Runs of one graph."""
+
+    runs: float
+    jobs: float
+    seconds: float
+
+
+Histogram = dict[str, list[tuple[float | None, float]]]
+
+
+class Durations(BaseModel):
+    """By route and by stage: (upper edge in seconds, how many took so long); None is no edge."""
+
+    routes: Histogram
+    stages: Histogram
+
+
+class StatusResponse(BaseModel):
+    """How the service is; every number counts from its start, of all workers."""
+
+    at: float
+    state: Literal["ready", "draining"]
+    workers: int
+    model: ModelName
+    store: StoreStatus
+    in_flight: float
+    requests: list[RequestCount]
+    cache: dict[str, float]
+    degraded: dict[str, float]
+    events: dict[str, float]
+    problems: dict[str, float]
+    store_events: dict[str, float]
+    seconds: Durations
+    runs: dict[str, Runs]
+
+
 class Item(BaseModel):
     """An item of the vocabulary."""
 

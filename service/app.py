@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from types import ModuleType
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -31,13 +32,27 @@ from service.routes import (
     items,
     metrics,
     models,
+    playground,
     rank,
+    status,
     users,
 )
 from service.routes.doors import house_of
 from service.settings import Settings
 
-ROOMS = (rank, explain, events, users, items, models, health, metrics, inference, docs)
+ROOMS = (
+    rank,
+    explain,
+    events,
+    users,
+    items,
+    models,
+    health,
+    metrics,
+    status,
+    inference,
+    docs,
+)
 #: The doorway does that, also for routes that the framework never sees.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -72,10 +87,11 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
             Exception: tell_unforeseen,
         },
     )
-    for room in ROOMS:
+    rooms = (*ROOMS, playground) if settings.playground else ROOMS
+    for room in rooms:
         app.include_router(room.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank}, templates=_templates(app))
+    return Doorway(app, house, shortcuts={"/v1/rank": rank.rank}, templates=_templates(app, rooms))
 
 
 async def tell_problem(request: Request, error: Exception) -> Response:
@@ -104,6 +120,6 @@ async def tell_http(request: Request, error: Exception) -> Response:
     return response
 
 
-def _templates(app: FastAPI) -> dict[str, re.Pattern[str]]:
-    routes = [*app.routes, *(route for room in ROOMS for route in room.router.routes)]
+def _templates(app: FastAPI, rooms: Iterable[ModuleType]) -> dict[str, re.Pattern[str]]:
+    routes = [*app.routes, *(route for room in rooms for route in room.router.routes)]
     return {route.path: route.path_regex for route in routes if isinstance(route, Route)}

@@ -188,6 +188,8 @@ class Guard:
         """What a request needs; None is open to all. What is not named here needs `read`."""
         if path.startswith(("/health/", "/v2/health/")):
             return None
+        if method == "GET" and (path in {"/", "/status"} or path.startswith("/playground/")):
+            return None
         if path == "/metrics":
             return None if self._open_metrics else Scope.READ
         if method == "DELETE" or (method == "POST" and path.startswith("/v1/models")):

@@ -23,6 +23,7 @@ from service.engine import Engine
 from service.errands import Errands
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.feed import Feed
 from service.job import Lane
 from service.lineage import Lineages, join
 from service.logging import log
@@ -37,6 +38,7 @@ from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
 from service.stale import Stale
+from service.status import Status
 from service.sweeper import Sweeper
 from service.tracing import Tracer
 from service.truth import Truth
@@ -63,6 +65,9 @@ class House:
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
+    status: Status = field(init=False)
+    #: Who watches the status.
+    feed: Feed = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -148,6 +153,16 @@ class House:
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )
+        self.status = Status(
+            store=settings.cache.partition(":")[0],
+            workers=settings.workers,
+            cache=cache,
+            registry=self.registry,
+            metrics=self.metrics,
+            drain=self.drain,
+        )
+        self.feed = Feed(self.status.written, is_over=lambda: self.drain.has_begun)
+        stack.callback(self.feed.close)
         await warm_up(model)
         await self_test(model)
         await self._follow(stack, cache, model)

@@ -7,7 +7,8 @@ No user or item ids as labels, and route templates instead of paths.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -284,14 +286,30 @@ class Metrics:
         self._batch_jobs_of(graph).observe(jobs)
         self._batch_seconds_of(graph).observe(run_s)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While an answer is an endless one, nobody waits for it."""
+        self._in_flight.dec()
+        try:
+            yield
+        finally:
+            self._in_flight.inc()
+
     def render(self) -> bytes:
         """Everything, of all workers where there are several."""
+        return generate_latest(self._everything())
+
+    def families(self) -> Iterable[Metric]:
+        """The same before it is text."""
+        return self._everything().collect()
+
+    def _everything(self) -> CollectorRegistry:
         if self._folder is None:
-            return generate_latest(self._registry)
+            return self._registry
         _forget_the_dead(self._folder)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
 
 def _forget_the_dead(folder: Path) -> None:
@@ -301,4 +319,5 @@ def _forget_the_dead(folder: Path) -> None:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # somebody else saw it first
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]

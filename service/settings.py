@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256)
     keys: Path | None = Field(None, description="file of API keys; none = nobody is asked for one")
     no_keys: bool = Field(False, description="listen beyond this machine without keys")
+    playground: bool = Field(True, description="the pages / and /status")
     open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
     provider: str = "cpu"
     threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")

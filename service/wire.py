@@ -27,6 +27,11 @@ class Wire(Gate):
         held = HeadHolder(cast("asyncio.Transport", transport), self.loop)
         super().connection_made(cast("asyncio.Transport", held))
 
+    def shutdown(self) -> None:
+        """The server closes and would wait for answers; one without end must be told."""
+        self._house.feed.close()
+        super().shutdown()
+
     def on_headers_complete(self) -> None:
         scope = cast("Scope", self.scope)
         scope[REQUESTS], scope[CAME] = self.tasks, perf_counter()
@@ -54,6 +59,14 @@ def came_at(scope: Scope) -> float:
 def company(scope: Scope) -> int:
     """How many requests of this process are being answered, or have come in, with this one."""
     return len(scope.get(REQUESTS, ()))
+
+
+def leave_company(scope: Scope) -> None:
+    """For an answer without end: nobody is kept waiting by it, so it is not counted with others."""
+    tasks: set[asyncio.Task[Any]] = scope.get(REQUESTS, set())
+    task = asyncio.current_task()
+    if task is not None:
+        tasks.discard(task)
 
 
 class HeadHolder:

@@ -67,11 +67,14 @@ class Answer(Response):
 
 def limit_of(request: Request, default: int) -> int:
     """The query's `limit`; any number from 1 on, for the caller to clamp."""
-    given = request.query_params.get("limit")
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) < 1:
-        raise InvalidRequest("limit must be a whole number of at least 1")
+    return default if "limit" not in request.query_params else whole_number(request, "limit", 1)
+
+
+def whole_number(request: Request, name: str, least: int) -> int:
+    """A number of the query, which has it."""
+    given = request.query_params[name]
+    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) < least:
+        raise InvalidRequest(f"{name} must be a whole number of at least {least}")
     return int(given)
 
 
@@ -89,4 +92,13 @@ def takes(model: type) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-__all__ = ["PROBLEMS", "answer", "body_of", "house_of", "limit_of", "takes", "visit"]
+__all__ = [
+    "PROBLEMS",
+    "answer",
+    "body_of",
+    "house_of",
+    "limit_of",
+    "takes",
+    "visit",
+    "whole_number",
+]

@@ -1,10 +1,11 @@
-"""`/v1/users/{user_id}`: what is known of a user, and forgetting it.
+"""`/v1/users`: who is known, what is known of a user, and forgetting it.
 
 The doorway leaves these paths percent-encoded, so that an id may hold a slash.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Timeline
-from service.answers import TimelineResponse
+from service.answers import TimelineResponse, UsersResponse
 from service.errors import InvalidRequest, StoreAway
 from service.routes.doors import PROBLEMS, answer, house_of, limit_of, visit
 from service.schemas import check_text
@@ -23,13 +24,39 @@ from service.schemas import check_text
 router = APIRouter(tags=["users"])
 
 DEFAULT_LIMIT = 100
+FEW, MOST_USERS = 20, 100
 _USER_ID = {"name": "user_id", "in": "path", "required": True, "schema": {"type": "string"}}
-_LIMIT = {
+_LIMIT: dict[str, Any] = {
     "name": "limit",
     "in": "query",
     "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_LIMIT},
 }
 _TOLD: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (422, 503)}
+
+
+@router.get(
+    "/v1/users",
+    summary="Some users who have a timeline",
+    response_model=None,
+    responses={200: {"model": UsersResponse}, **_TOLD},
+    openapi_extra={"parameters": [{**_LIMIT, "schema": {**_LIMIT["schema"], "default": FEW}}]},
+)
+async def users(request: Request) -> Response:
+    """To try things with: those whom the store finds first, and in its time."""
+    house = house_of(request)
+    limit = min(limit_of(request, FEW), MOST_USERS)
+    found: dict[str, None] = {}
+    try:
+        async with asyncio.timeout(house.settings.store_timeout_ms / 1e3):
+            async for user_id in house.cache.users():
+                found[user_id] = None
+                if len(found) == limit:
+                    break
+    except TimeoutError:
+        pass  # a store of others' keys, mostly: what was found is some users too
+    except (CacheUnavailable, CacheMismatch) as error:
+        raise StoreAway("The store is not reachable") from error
+    return answer({"users": list(found)})
 
 
 @router.get(

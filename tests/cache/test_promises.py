@@ -72,6 +72,15 @@ async def test_statuses_say_what_became_of_each_event(store: Store) -> None:
     assert found.trimmed
 
 
+async def test_users_are_listed(cache: Any) -> None:
+    """Who has a timeline is listed, whatever the id looks like; who was forgotten is not."""
+    ids = ["a", "a:b", "{a}", "*", "é/t:", "007", *map(str, range(20))]
+    for user in [*ids, "gone"]:
+        await post(cache, user, some_events(1), None)
+    await cache.forget("gone")
+    assert {user async for user in cache.users()} == set(ids)
+
+
 async def test_an_append_leaves_earlier_rows(cache: Any) -> None:
     """An append at the end asks for its own row only."""
     await post(cache, "u", some_events(40))

@@ -33,12 +33,18 @@ ASKED: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/metrics", None, "read"),
     ("GET", "/openapi.json", None, "read"),
     ("GET", "/docs", None, "read"),
+    ("GET", "/v1/users", None, "read"),
+    ("GET", "/v1/items", None, "read"),
+    ("GET", "/v1/status", None, "read"),
     ("GET", "/no/such/path", None, "read"),
     ("GET", "/v1/models", None, "read"),
     ("POST", "/v1/models", {"bundle": "b"}, "admin"),
     ("POST", "/v1/models/v/activate", None, "admin"),
     ("DELETE", "/v1/models/v", None, "admin"),
     ("DELETE", "/v1/users/u", None, "admin"),
+    ("GET", "/", None, None),
+    ("GET", "/status", None, None),
+    ("GET", "/playground/app.js", None, None),
     ("GET", "/health/live", None, None),
     ("GET", "/health/ready", None, None),
     ("GET", "/v2/health/ready", None, None),
@@ -82,7 +88,7 @@ def ask(serve: Callable[..., Any], keys: Path, secrets: dict[str, str]) -> Itera
 
 
 def test_every_request_takes_its_scope(ask: Any, secrets: dict[str, str]) -> None:
-    """No key is 401, an unknown one too, one for other things 403; only health is open."""
+    """No key is 401, an unknown one too, one for other things 403; health and pages are open."""
     for method, path, body, scope in ASKED:
         for held in (None, "unknown", *Scope):
             answer = ask(method, path, body, secrets.get(held, held) if held else "")

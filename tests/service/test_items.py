@@ -42,11 +42,28 @@ def test_limits(service: Any) -> None:
     assert len(ids(service, limit=10**6)) == 60
 
 
+def test_items_by_their_ids(service: Any) -> None:
+    """Those that are known, in the order asked for, a hundred at most."""
+    assert ids(service, id=["7", "no", "3"]) == ["7", "3"]
+    assert ids(service, id=["no"]) == []
+    assert len(ids(service, id=["1"] * 150)) == 100
+
+
+def test_items_at_random(service: Any) -> None:
+    """Each once, as many as asked for, and the same again for the same number."""
+    drawn = ids(service, sample=7, limit=30)
+    assert len(set(drawn)) == 30
+    assert ids(service, sample=7, limit=30) == drawn
+    assert ids(service, sample=8, limit=30) != drawn
+    assert len(ids(service, sample=0, limit=100)) == 60
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [
         ({"limit": "0"}, "limit must be a whole number of at least 1"),
         ({"limit": "x"}, "limit must be a whole number of at least 1"),
+        ({"sample": "-1"}, "sample must be a whole number of at least 0"),
         ({"q": "a\x00"}, "q contains control characters"),
         ({"q": "a" * 200}, "q is longer than 128 bytes"),
     ],
