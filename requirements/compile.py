@@ -1,8 +1,8 @@
 """Writes the requirement files from pyproject.toml and what is installed beside this Python.
 
 Run it as `python requirements/compile.py`, in an environment made with `pip install -e
-'.[cpu,train,load,plots,dev]'`. Every file pins the direct requirements of one use and whatever they
-need in turn, at the installed versions.
+'.[cpu,train,load,plots,docs,dev]'`. Every file pins the direct requirements of one use and
+whatever they need in turn, at the installed versions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "train": ("What training and export need as well.", "train", ("serve",)),
     "load": ("What the Locust users need as well.", "load", ("serve",)),
     "plots": ("What pictures need as well.", "plots", ("serve",)),
-    "dev": ("What the checks and the tests need as well.", "dev", ("train", "load", "plots")),
+    "docs": ("What the site of docs/ needs as well.", "docs", ("serve",)),
+    "dev": (
+        "What the checks and the tests need as well.",
+        "dev",
+        ("train", "load", "plots", "docs"),
+    ),
 }
 
 

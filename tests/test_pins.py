@@ -36,6 +36,7 @@ def _pins(name: str) -> dict[str, str]:
         ("train", [*PROJECT["dependencies"], *EXTRAS["train"]]),
         ("load", [*PROJECT["dependencies"], *EXTRAS["load"]]),
         ("plots", [*PROJECT["dependencies"], *EXTRAS["plots"]]),
+        ("docs", [*PROJECT["dependencies"], *EXTRAS["docs"]]),
         (
             "dev",
             [
@@ -43,6 +44,7 @@ def _pins(name: str) -> dict[str, str]:
                 *EXTRAS["train"],
                 *EXTRAS["load"],
                 *EXTRAS["plots"],
+                *EXTRAS["docs"],
                 *EXTRAS["dev"],
             ],
         ),

@@ -78,7 +78,7 @@ def stage(
     running = Running(bundle=service / "bundle", cache=f"lmdb:{service}/cache")
     log = logging.getLogger()
     handlers, level = log.handlers, log.level
-    yield Stage(here, running.port, redis_server.url, capfd)
+    yield Stage(here, running.port, redis_server.url, var.parent / "kept", capfd)
     log.handlers, log.level = handlers, level
     structlog.reset_defaults()
     running.stop()

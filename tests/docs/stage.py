@@ -1,9 +1,10 @@
 """Where the commands of a page are typed, and how they are shortened to what a test can wait for.
 
 - `localhost:8000` is the service of the test, `redis://localhost` its Redis.
-- `marmot serve` is a process that gets a free port and at most two workers, is stopped as soon as it
-  is ready, and must then end well.
-- `marmot train` makes a small model in one epoch, `marmot load` asks for a moment.
+- `marmot serve` is a process that gets a free port and one worker, is stopped as soon as it is
+  ready, and must then end well.
+- `marmot train` makes a small model in one epoch, and the same words get the same bundle on every
+  page; `marmot load` asks for a moment.
 - Every other plain `marmot` command runs in this process as it is; a line with pipes goes to bash.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +41,7 @@ class Stage:
     folder: Path
     port: int
     redis_url: str
+    kept: Path
     screen: pytest.CaptureFixture[str]
 
     def put(self, text: str) -> str:
@@ -55,7 +58,7 @@ class Stage:
             return _serve(line[1:], self.folder)
         if line and _PLAIN.fullmatch(text.partition(" #")[0]):
             self.screen.readouterr()
-            code = run([*line[1:], *_SHORT.get(line[1], "").split()])
+            code = self._run([*line[1:], *_SHORT.get(line[1], "").split()])
             return code, *self.screen.readouterr()
         done = subprocess.run(  # noqa: S603
             ["/bin/bash", "-euo", "pipefail", "-c", text],
@@ -68,13 +71,26 @@ class Stage:
         )
         return done.returncode, done.stdout, done.stderr
 
+    def _run(self, arguments: list[str]) -> int:
+        if arguments[0] != "train":
+            return run(arguments)
+        out = arguments[arguments.index("--out") + 1]
+        kept = self.kept / re.sub(r"\W+", "-", " ".join(arguments))
+        if not kept.exists():
+            if code := run(arguments):
+                return code
+            shutil.copytree(self.folder / out, kept)
+        shutil.copytree(kept, self.folder / out, dirs_exist_ok=True)
+        print(out)  # noqa: T201
+        return 0
+
 
 def _serve(arguments: list[str], folder: Path) -> tuple[int, str, str]:
     port = free_port()
-    workers = ["--workers", "2"] if "--workers" in arguments else []
-    command = Command(*arguments, *workers, "--port", str(port), "--drain-s", "0", cwd=folder)
+    short = ["--workers", "1", "--drain-s", "0"]
+    command = Command(*arguments, *short, "--port", str(port), cwd=folder)
     try:
-        wait_until(lambda: command.process.poll() is not None or _is_there(port), within_s=60)
+        wait_until(lambda: command.process.poll() is not None or _is_there(port), within_s=120)
         command.send(signal.SIGTERM)
         return command.ends()
     finally:
