@@ -1,5 +1,5 @@
-# serve · test · drills · soak · check · format · bench · peers · load · image · clean; plain `make`: check,
-# test.
+# serve · test · drills · soak · check · format · docs · bench · peers · load · image · clean; plain
+# `make`: check, test.
 
 PORT ?= 8000
 VAR ?= var
@@ -20,7 +20,7 @@ CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test drills soak check format bench peers load image clean
+.PHONY: all serve test drills soak check format docs bench peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -54,6 +54,10 @@ format: .venv/.dev
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+# The site, in build/site.
+docs: .venv/.dev
+	$(BIN)/zensical build --strict
+
 # With the development tools comes a Redis, where none is on PATH. BENCH_ARGS adds to it.
 bench: $(VAR)/bundle/manifest.json .venv/.dev
 	$(BIN)/marmot bench --bundle $(VAR)/bundle --store both --json $(BENCH_ARGS)
@@ -71,7 +75,7 @@ image:
 	$(DOCKER) build -t marmot .
 
 clean:
-	rm -rf .venv $(VAR) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(VAR) build .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Every product below is made once. Its stamp lies inside it and is written last, so what was
 # interrupted is made again, and what was deleted too.
@@ -107,6 +111,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/otel.txt requirements/dev.txt
+.venv/.dev: .venv/.serve requirements/load.txt requirements/plots.txt requirements/otel.txt \
+		requirements/docs.txt requirements/dev.txt
 	$(PIP) -r requirements/dev.txt
 	touch $@

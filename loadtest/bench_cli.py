@@ -102,8 +102,10 @@ def table(
     try:
         report = orjson.loads(file.read_bytes().strip().rpartition(b"\n")[2])
         shown = markdown(sections_of(report))
+    except FileNotFoundError:
+        raise BenchError(f"no file at {file}; `marmot bench --json > {file}` makes one") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _failed(f"{file}: its last line is none of `marmot bench --json`") from error
+        raise BenchError(f"{file}: its last line is none of `marmot bench --json`") from error
     typer.echo(shown)
 
 
@@ -124,11 +126,8 @@ def _bar() -> Iterator[Tick]:
 
 
 def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
-    except BenchError as error:
-        raise _failed(str(error)) from None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _show(report: dict[str, Any], *, as_markdown: bool) -> None:
@@ -148,8 +147,3 @@ def _numbers(text: str, option: str, *, least: int, most: int) -> list[int]:
     if not all(part.isascii() and part.isdigit() and least <= int(part) <= most for part in parts):
         raise typer.BadParameter(f"{text!r} is no list of sizes", param_hint=option)
     return [int(part) for part in parts]
-
-
-def _failed(sentence: str) -> typer.Exit:
-    typer.echo(sentence, err=True)
-    return typer.Exit(1)

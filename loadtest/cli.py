@@ -21,7 +21,7 @@ from loadtest import arrivals, bench_cli, driver
 from loadtest.client import Client, ClientError
 from loadtest.report import render
 from loadtest.results import Result, summary
-from loadtest.traffic import Traffic, TrafficError, Universe
+from loadtest.traffic import Traffic, Universe
 
 app = typer.Typer()
 app.add_typer(bench_cli.app)
@@ -36,7 +36,11 @@ class Arrivals(StrEnum):
     UNIFORM = "uniform"
 
 
-class NotReady(Exception):
+class LoadError(Exception):
+    """A run that came to nothing."""
+
+
+class NotReady(LoadError):
     """There is no service to put under load."""
 
 
@@ -78,18 +82,15 @@ def load(
     Requests come at --rate whether or not earlier ones were answered (open loop). With --closed,
     each connection asks again once it has its answer: that measures throughput, not waiting.
     """
-    try:
-        universe = Universe.of_events(events) if events else Universe.of_counts(users, items)
-        traffic = Traffic(
-            universe,
-            candidates=candidates,
-            events_share=events_share,
-            exponent=exponent,
-            task=task,
-            seed=seed,
-        )
-    except TrafficError as error:
-        raise _failed(str(error)) from None
+    universe = Universe.of_events(events) if events else Universe.of_counts(users, items)
+    traffic = Traffic(
+        universe,
+        candidates=candidates,
+        events_share=events_share,
+        exponent=exponent,
+        task=task,
+        seed=seed,
+    )
     if closed is not None:
         connections = closed
 
@@ -110,8 +111,6 @@ def load(
             )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
-    except NotReady as error:
-        raise _failed(str(error)) from None
     cpu_s = time.process_time() - cpu_s
 
     report: dict[str, Any] = {
@@ -136,7 +135,7 @@ def load(
     if as_json:
         typer.echo(orjson.dumps(report))
     if results and not report["ok"]:
-        raise _failed("no request was answered with 200")
+        raise LoadError("no request was answered with 200")
 
 
 async def _run(
@@ -180,8 +179,3 @@ def _progress(duration_s: float) -> driver.Tick:
             sys.stderr.flush()
 
     return tick
-
-
-def _failed(sentence: str) -> typer.Exit:
-    typer.echo(sentence, err=True)
-    return typer.Exit(1)

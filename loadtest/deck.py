@@ -90,6 +90,10 @@ def items_of(bundle: Path) -> list[Item]:
 
     try:
         column = pyarrow.parquet.read_table(bundle / "items.parquet", columns=["item_id"])
+    except FileNotFoundError:
+        raise BenchError(
+            f"no bundle at {bundle}; `marmot train --out {bundle}` makes one"
+        ) from None
     except (OSError, KeyError, pa.ArrowException) as error:
         raise BenchError(f"{bundle}: no items can be read from it") from error
     texts: list[str] = column["item_id"].to_pylist()

@@ -167,6 +167,10 @@ def _counted(path: Path, column: str) -> tuple[list[str], Floats]:
             )
             table = pyarrow.csv.read_csv(path, convert_options=options)
         values = table[column].cast(pa.string()).drop_null()
+    except FileNotFoundError:
+        raise TrafficError(
+            f"no events at {path}; without --events users and items are made up"
+        ) from None
     except (OSError, KeyError, pa.ArrowException) as error:
         raise TrafficError(f"{path}: no column {column} can be read from it") from error
     pairs = [(count["values"], count["counts"]) for count in values.value_counts().to_pylist()]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TimeElapsedColumn
 
 from models import movielens, synthetic
 
@@ -72,8 +72,8 @@ def order(
 @contextmanager
 def _bar() -> Iterator[movielens.Progress]:
     """A bar on stderr that shows the newest stage."""
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+    columns = *Progress.get_default_columns(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
 
         def progress(what: str, done: int, total: int) -> None:
@@ -89,9 +89,9 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except movielens.DataError as error:
-        typer.echo(str(error), err=True)
+        typer.echo(f"marmot: {error}", err=True)
         raise typer.Exit(1) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"{where}{error.strerror or error}", err=True)
+        typer.echo(f"marmot: {where}{error.strerror or error}", err=True)
         raise typer.Exit(1) from error

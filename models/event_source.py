@@ -51,7 +51,9 @@ def open_source(path: Path) -> Source:
         with path.open("rb") as file:
             start = file.read(4096)
     except FileNotFoundError:
-        raise EventsError(f"{path} does not exist") from None
+        raise EventsError(
+            f"no events at {path}; `marmot data ml-100k --out DIR` fetches some to try"
+        ) from None
     except OSError as error:
         raise EventsError(f"{path} can't be read: {error.strerror or error}") from error
     if not start:

@@ -35,5 +35,9 @@ def _table(path: Path) -> pa.Table:
         text = {"item_id": pa.string()}
         options = pyarrow.csv.ConvertOptions(column_types=text, strings_can_be_null=True)
         return pyarrow.csv.read_csv(path, convert_options=options)
+    except FileNotFoundError:
+        raise ItemsError(
+            f"no items at {path}; leave --items out, or write a file with item_id and name"
+        ) from None
     except (OSError, pa.ArrowException) as error:
         raise ItemsError(f"{path}: the items file cannot be read: {error}") from error

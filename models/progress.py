@@ -14,7 +14,20 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def bar(what: str) -> Iterator[Advance]:
-    """Stdout is left alone: answers may go there meanwhile."""
-    with Progress(console=Console(stderr=True), redirect_stdout=False) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, of: shown.update(task, completed=done, total=of)
+    """How far it is and how long it will take, on stderr alone: answers may go to stdout meanwhile.
+
+    Drawn from the first advance on: what fails before that says its one sentence and no more.
+    """
+    shown = Progress(console=Console(stderr=True), redirect_stdout=False)
+    task = shown.add_task(what, total=None)
+
+    def advance(done: int, of: int) -> None:
+        shown.update(task, completed=done, total=of)
+        if not shown.live.is_started:
+            shown.start()
+
+    try:
+        yield advance
+    finally:
+        if shown.live.is_started:
+            shown.stop()

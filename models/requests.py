@@ -33,6 +33,10 @@ def read_requests(path: Path) -> Iterator[Request]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _request(line, f"{path}, line {number}")
+    except FileNotFoundError:
+        raise RequestError(
+            f'no requests at {path}; a line is {{"user_id": …, "candidates": […], "timestamp": …}}'
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: the requests cannot be read: {error}") from error
 

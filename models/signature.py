@@ -88,4 +88,8 @@ def _check_installed() -> None:
 
 
 def _unreadable(key: Path, kind: str) -> SignatureError:
-    return SignatureError(f"{key} is no {kind} Ed25519 key in a PEM file without a password")
+    made = "genpkey -algorithm ed25519" if kind == "private" else "pkey -in PRIVATE.pem -pubout"
+    return SignatureError(
+        f"{key} is no {kind} Ed25519 key in a PEM file without a password; "
+        f"`openssl {made} -out {key}` makes one"
+    )

@@ -1,8 +1,8 @@
 """Writes the requirement files from pyproject.toml and what is installed beside this Python.
 
 Run it as `python requirements/compile.py`, in an environment made with `pip install -e
-'.[cpu,train,load,plots,otel,dev]'`. Every file pins the direct requirements of one use and whatever
-they need in turn, at the installed versions.
+'.[cpu,train,load,plots,otel,docs,dev]'`. Every file pins the direct requirements of one use and
+whatever they need in turn, at the installed versions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "load": ("What the Locust users need as well.", "load", ("serve",)),
     "plots": ("What pictures need as well.", "plots", ("serve",)),
     "otel": ("What traces need as well.", "otel", ("serve",)),
+    "docs": ("What the site of docs/ needs as well.", "docs", ("serve",)),
     "dev": (
         "What the checks and the tests need as well.",
         "dev",
-        ("train", "load", "plots", "otel"),
+        ("train", "load", "plots", "otel", "docs"),
     ),
 }
 

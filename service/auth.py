@@ -113,7 +113,10 @@ def read_keys(file: Path) -> list[Key]:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"the keys file {file} cannot be read: {reason}") from error
+        raise UsageError(
+            f"the keys file {file} cannot be read: {reason}; "
+            f"`marmot key --scopes rank --keys {file}` makes one"
+        ) from error
     keys = list(_keys(file, lines))
     if not keys:
         raise UsageError(f"the keys file {file} has no key; `marmot key --scopes rank` makes one")

@@ -176,4 +176,6 @@ def _sent(
     try:
         return client.request(method, path, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NotMeasured(f"the server at {client.base_url} cannot be asked: {error}") from error
+        raise NotMeasured(
+            f"the server at {client.base_url} cannot be asked: {error}; `marmot serve` starts one"
+        ) from error

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from service.auth import is_loopback
 from service.backfill import Backfilled, backfill
 from service.cpus import threads_for
-from service.errors import StartError, UsageError
+from service.errors import StartError, StoreAway, UsageError
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
@@ -163,22 +163,23 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 async def fill_store(settings: Settings, events: Path) -> Backfilled:
     """Opens what a backfill needs, and runs it with a progress bar."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
+    from models.progress import bar  # noqa: PLC0415
     from service.house import open_model, open_store  # noqa: PLC0415
+    from service.logging import configure_logging  # noqa: PLC0415
 
+    configure_logging(form=settings.log_format, level=settings.log_level)
     async with AsyncExitStack() as stack:
         model = open_model(settings, stack)
         # Nobody waits for an answer here, and a long timeline takes a store its time.
         patient = settings.model_copy(update={"store_timeout_ms": BACKFILL_TIMEOUT_MS})
         cache = await open_store(patient, model)
         stack.push_async_callback(cache.close)
-        bar = stack.enter_context(Progress(console=Console(stderr=True)))
-        task = bar.add_task("backfill", total=None)
-        return await backfill(
-            model,
-            cache,
-            events,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        advance = stack.enter_context(bar("backfill"))
+        try:
+            return await backfill(model, cache, events, advance)
+        except* StoreAway as error:
+            url = without_password(settings.cache)
+            raise StartError(
+                f"the store at {url} is not reachable, and what it has of the file is less than "
+                f"all; `marmot doctor --cache {url}` says more, and a backfill may be repeated"
+            ) from error

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 import structlog
+from rich.console import Console
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("marmot")
 
@@ -45,7 +46,8 @@ def configure_logging(*, form: str, level: str) -> None:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        screen = Console(stderr=True)  # knows NO_COLOR
+        renderer = structlog.dev.ConsoleRenderer(colors=screen.is_terminal and not screen.no_color)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

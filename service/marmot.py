@@ -18,7 +18,6 @@ def build() -> typer.Typer:
         name="marmot",
         help="Rank candidates with attention that is cached layer by layer.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -55,7 +54,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    if sentence:
+    if sentence.startswith("Usage:"):  # a group that was called bare shows its help
+        sys.stderr.write(f"{sentence}\n")
+    elif sentence:
         sys.stderr.write(f"marmot: {sentence}\n")
     return code
 
@@ -67,8 +68,13 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, TyperException):
         # Nothing to say is said by a command that was called bare: its help is on the screen.
         told: str = error.format_message() if hasattr(error, "format_message") else str(error)
-        return told
+        command = getattr(getattr(error, "ctx", None), "command_path", "")
+        if not told or not command or told.startswith("Usage:"):
+            return told
+        return f"{told.rstrip('.')}; see `{command} --help`"
     said = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
         return f"{said}; see the extras in the README's install section"
     return said or type(error).__name__

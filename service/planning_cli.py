@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,8 +13,6 @@ import typer
 from service.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from models.spec import Spec
     from service.plan import Factor, Plan
     from service.simulation import Point
@@ -84,9 +80,10 @@ def plan(
     _show_plan(found)
     answer = found.to_dict()
     if simulate:
+        from models.progress import bar  # noqa: PLC0415
         from service.simulation import simulate as replay  # noqa: PLC0415
 
-        with _bar("simulate") as progress:
+        with bar("simulate") as progress:
             points = replay(wanted, exponent=zipf, seed=seed, progress=progress)
         _show_points(points)
         drawn = _draw(points, plot, zipf)
@@ -112,6 +109,8 @@ def _bench(path: Path | None) -> dict[str, Any] | None:
     try:
         lines = path.read_text().strip().splitlines()
         found = json.loads(lines[-1])
+    except FileNotFoundError:
+        raise UsageError(f"no file at {path}; `marmot bench --json > {path}` makes one") from None
     except (OSError, ValueError, IndexError) as error:
         raise UsageError(f"--bench {path}: cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
@@ -190,13 +189,3 @@ def _draw(points: Sequence[Point], path: Path, exponent: float) -> str | None:
     except OSError as error:
         raise UsageError(f"--plot {path}: {error.strerror or error}") from error
     return str(path)
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    with Progress(console=Console(file=sys.stderr)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

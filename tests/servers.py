@@ -102,14 +102,14 @@ class Running:
 class Command:
     """`marmot …` as a process of its own."""
 
-    def __init__(self, *arguments: str | Path, **env: str) -> None:
+    def __init__(self, *arguments: str | Path, cwd: Path = ROOT, **env: str) -> None:
         self.process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", "from service.marmot import main; main()", *map(str, arguments)],
-            cwd=ROOT,
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**_environment(), **env},
+            env={**_environment(), "PYTHONPATH": str(ROOT), **env},
             start_new_session=True,
         )
 

@@ -37,6 +37,7 @@ def _pins(name: str) -> dict[str, str]:
         ("load", [*PROJECT["dependencies"], *EXTRAS["load"]]),
         ("otel", [*PROJECT["dependencies"], *EXTRAS["otel"]]),
         ("plots", [*PROJECT["dependencies"], *EXTRAS["plots"]]),
+        ("docs", [*PROJECT["dependencies"], *EXTRAS["docs"]]),
         (
             "dev",
             [
@@ -45,6 +46,7 @@ def _pins(name: str) -> dict[str, str]:
                 *EXTRAS["load"],
                 *EXTRAS["plots"],
                 *EXTRAS["otel"],
+                *EXTRAS["docs"],
                 *EXTRAS["dev"],
             ],
         ),

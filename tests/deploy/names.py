@@ -11,11 +11,22 @@ import cache.base
 from service.answers import CacheReport
 from service.errors import Problem
 from service.metrics import Metrics
-from service.routes import docs, events, health, inference, metrics, models, rank, users
+from service.routes import (
+    docs,
+    events,
+    explain,
+    health,
+    inference,
+    items,
+    metrics,
+    models,
+    rank,
+    users,
+)
 from service.timings import STAGES
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-ROOMS = (docs, events, health, inference, metrics, models, rank, users)
+ROOMS = (docs, events, explain, health, inference, items, metrics, models, rank, users)
 
 
 def labels_of_series() -> dict[str, set[str]]:

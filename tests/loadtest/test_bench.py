@@ -105,21 +105,21 @@ def test_a_file_that_is_no_report(tmp_path: Path) -> None:
     file.write_text("nothing of the kind\n")
     ended = CliRunner().invoke(app, ["table", str(file)])
     assert ended.exit_code == 1
-    assert "bench.txt: its last line is none of" in ended.stderr
+    assert "bench.txt: its last line is none of" in str(ended.exception)
 
 
 def test_more_records_than_the_window_holds_are_refused(tiny_bundle: Path) -> None:
     """What was measured is what was asked for, or nothing is."""
     ended = _bench("--bundle", str(tiny_bundle), "--records", "9")
     assert ended.exit_code == 1
-    assert "9 records were wanted" in ended.stderr
+    assert "9 records were wanted" in str(ended.exception)
 
 
 def test_no_bundle_is_one_sentence(tmp_path: Path) -> None:
     """A folder without items is not asked any further."""
     ended = _bench("--bundle", str(tmp_path))
     assert ended.exit_code == 1
-    assert "no items can be read" in ended.stderr
+    assert "no items can be read" in str(ended.exception)
 
 
 @pytest.mark.parametrize("sizes", ["", "0", "many", "1,,2"])

@@ -71,7 +71,7 @@ def test_no_peers(tmp_path: Path) -> None:
     """One sentence says how to get some."""
     ended = CliRunner().invoke(app, ["bench", "--peers", "--peers-dir", str(tmp_path)])
     assert ended.exit_code == 1
-    assert "`make peers` installs them" in ended.stderr
+    assert "`make peers` installs them" in str(ended.exception)
 
 
 def test_peers_have_one_user() -> None:

@@ -178,7 +178,7 @@ def test_the_simulation_is_a_table_and_a_picture(cli: Cli, tmp_path: Path) -> No
     ("options", "said"),
     [
         (["--users", "1.5"], "--users must be a whole number"),
-        (["--bench", "no-such-file"], "--bench no-such-file: cannot be read"),
+        (["--bench", "no-such-file"], "no file at no-such-file; `marmot bench --json"),
         (["--window", "20000"], "window must be between"),
         (["--bundle", "no-such-bundle"], "no bundle at"),
         (["--keep", "499"], "--keep 499 is too small: exact rebuilds of this model need 500"),
