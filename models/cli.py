@@ -69,6 +69,12 @@ def train(
     holdout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of each user's newest events to hold out.")
     ] = 0.1,
+    negatives: Annotated[
+        int, typer.Option(min=0, max=1_000, help="Items drawn per event, if all are positives.")
+    ] = 0,
+    negative_sampling: Annotated[
+        Literal["uniform", "popularity"], typer.Option(help="How likely each item is drawn.")
+    ] = "uniform",
     name: Annotated[str, typer.Option(help="The model's name in answers.")] = "marmot",
     version: Annotated[
         str | None, typer.Option(help="Its version.", show_default="from the fingerprint")
@@ -77,7 +83,8 @@ def train(
 ) -> None:
     """Train on a log of events and export a bundle that `marmot serve` loads.
 
-    The newest events of each user are held out; AUC and GAUC on them end up in the manifest.
+    The newest events of each user are held out; AUC and GAUC on them end up in the manifest, or,
+    with --negatives, HR@10, NDCG@10 and MRR in the whole unseen catalogue for 1,000 users.
     """
     from models.events import read_events  # noqa: PLC0415
     from models.items import read_names  # noqa: PLC0415
@@ -107,6 +114,8 @@ def train(
         epochs=epochs,
         seed=seed,
         holdout=holdout,
+        negatives=negatives,
+        negative_sampling=negative_sampling,
         name=name,
         version=version,
     )
@@ -170,9 +179,24 @@ def evaluate(
         float | None,
         typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
     ] = None,
+    catalogue: Annotated[
+        bool | None,
+        typer.Option(
+            help="Rank held-out positives among all unseen items.",
+            show_default="if trained with --negatives",
+        ),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """AUC and GAUC on the holdout: one request per user at the split, ranked as served."""
+    """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
+
+    With --catalogue HR@10, NDCG@10 and MRR: a user's requests together hold every item of the
+    model that the user has not seen.
+    """
+    from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
     from models.evaluate import measure  # noqa: PLC0415
     from models.progress import bar  # noqa: PLC0415
 
@@ -181,10 +205,18 @@ def evaluate(
     loaded, table = _open(bundle, events)
     trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
     share = trained if holdout is None else holdout
+    if catalogue is None:
+        catalogue = bool(loaded.manifest["trained_on"].get("negatives"))
+    if users is not None and not catalogue:
+        raise UsageError("--users goes with --catalogue")
     # Evaluators of other rooms are found by name, so that this one imports none of them.
     (entry,) = entry_points(group="marmot.evaluators", name=via)
     with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
-        found = measure(table, share, scorer, advance)
+        if catalogue:
+            ids = loaded.vocabulary.ids
+            found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
+        else:
+            found = measure(table, share, scorer, advance)
     if not found:
         raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:
@@ -192,8 +224,9 @@ def evaluate(
         return
     for task, figures in found.items():
         shown = "  ".join(
-            f"{name} {'undefined' if (value := figures[name]) is None else format(value, '.4f')}"
-            for name in ("auc", "gauc")
+            f"{name} {'undefined' if value is None else format(value, '.4f')}"
+            for name, value in figures.items()
+            if name not in ("targets", "users")
         )
         typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
 

@@ -18,12 +18,16 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """One user's request: rows of the table before the split, and the held-out rows after it."""
+    """One user's request: rows of the table before the split, and the held-out rows after it.
+
+    `candidates`, item ids, are asked about in place of the held-out events.
+    """
 
     user: int
     history: slice
     targets: slice
     timestamp: int
+    candidates: list[str] | None = None
 
 
 def questions(table: EventTable, holdout: float) -> Iterator[Question]:
