@@ -1,4 +1,4 @@
-# serve · test · drills · check · format · bench · peers · load · image · clean; plain `make`: check,
+# serve · test · drills · check · format · bench · quality · peers · load · image · clean; plain `make`: check,
 # test.
 
 PORT ?= 8000
@@ -6,6 +6,7 @@ VAR ?= var
 DOCKER ?= docker
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
+QUALITY_ARGS ?=
 LOAD_ARGS ?= --events $(VAR)/data/events.parquet
 
 # The first Python on PATH that is new enough; `make PYTHON=…` names another.
@@ -19,7 +20,7 @@ CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test drills check format bench peers load image clean
+.PHONY: all serve test drills check format bench quality peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -51,6 +52,11 @@ format: .venv/.dev
 # With the development tools comes a Redis, where none is on PATH. BENCH_ARGS adds to it.
 bench: $(VAR)/bundle/manifest.json .venv/.dev
 	$(BIN)/marmot bench --bundle $(VAR)/bundle --store both --json $(BENCH_ARGS)
+
+# The comparison of docs/numbers.md, three seeds: hours. QUALITY_ARGS=--quick shows that it works.
+quality: $(VAR)/data/.done
+	$(BIN)/marmot compare --events $(VAR)/data/events.parquet --families full,stca,din \
+		$(QUALITY_ARGS)
 
 # Other servers for `marmot bench --peers`, each in an environment of its own; one that cannot be
 # installed does not keep the others out.

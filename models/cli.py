@@ -242,10 +242,22 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    negatives: Annotated[
+        int, typer.Option(min=0, max=1_000, help="Drawn per event; the catalogue is ranked.")
+    ] = 0,
+    negative_sampling: Annotated[
+        Literal["uniform", "popularity"], typer.Option(help="How likely each item is drawn.")
+    ] = "uniform",
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One epoch of sixty users: shows that it works.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
-    from models.comparison import compare_models, contestants, markdown  # noqa: PLC0415
+    from models.comparison import Course, compare_models, contestants, markdown  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
 
     _share_the_cores()
@@ -256,7 +268,10 @@ def compare(
     table = read_events(events)
     named = [name.strip() for name in families.split(",") if name.strip()]
     models = contestants(wanted, named, table.tasks)
-    rows = compare_models(table, models, seeds, holdout=holdout, epochs=epochs)
+    if quick:
+        table, seeds, epochs = table.take(table.users < 60).of_seen_items(), 1, 1
+    course = Course(holdout, epochs, negatives, negative_sampling, users)
+    rows = compare_models(table, models, seeds, course)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.events import UNKNOWN, EventTable
-from models.metrics import auc, gauc
+from models.metrics import auc, gauc, ndcg
 
 Array = np.ndarray[Any, Any]
 Metrics = dict[str, float | None]
@@ -46,7 +46,7 @@ def measure(
     score: Callable[[Question], Array],
     advance: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Metrics]:
-    """AUC (pooled) and GAUC (by user, weighted by candidates) of each task's known labels.
+    """AUC (pooled), GAUC (by user, weighted by candidates) and NDCG@10 of each task's known labels.
 
     `score` gives the probabilities of a question's targets, (targets, tasks).
     """
@@ -77,6 +77,7 @@ def _measured(scores: Array, labels: Array, users: Array) -> Metrics:
     return {
         "auc": _rounded(auc(scores, labels)),
         "gauc": _rounded(gauc(scores, labels, users)),
+        "ndcg@10": _rounded(ndcg(scores, labels, users)),
         "targets": len(labels),
     }
 

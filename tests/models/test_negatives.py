@@ -18,6 +18,7 @@ from models.evaluate import Question
 from models.events import EventTable, read_events
 from models.family import FAMILIES
 from models.negatives import Negatives, NotPositives, with_negatives
+from models.positive_baselines import fit_positives
 from models.ranking_model import RankingModel
 from models.sequences import padded, pieces, sessions
 from models.spec import Spec
@@ -201,3 +202,24 @@ def test_ones_alone_teach_nothing(
     assert run(["train", "--events", str(log), "--out", str(tmp_path / "b")]) == 1
     assert "--negatives 4" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_compare_positives(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Popularity, factors and models side by side, by their ranks in the catalogue."""
+    options = ["compare", "--events", str(log), "--depths", "1", "--negatives", "2", "--quick"]
+    assert run(options) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("| model | HR@10 | NDCG@10 | MRR | parameters |")
+    names = [row.split(" | ")[0] for row in rows]
+    assert names == ["| popularity", "| implicit matrix factorisation", "| depth 1"]
+
+
+def test_factors_find_who_keeps_to_what(table: EventTable) -> None:
+    """Least squares of ones and faint zeros puts a user's own kind of item first."""
+    fitted = fit_positives(table, 0.1)["implicit matrix factorisation"]
+    items = np.arange(len(table.item_ids))
+    is_even = np.array([int(item_id) % 2 == 0 for item_id in table.item_ids])
+    for user, name in enumerate(table.user_ids[:10]):
+        scores = fitted.scores(np.full(len(items), user), items)
+        own = is_even == (int(name[1:]) % 2 == 0)
+        assert scores[own].mean() > scores[~own].mean() + 0.1
