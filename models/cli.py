@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -273,6 +274,62 @@ def compare(
     course = Course(holdout, epochs, negatives, negative_sampling, users)
     rows = compare_models(table, models, seeds, course)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
+@app.command(epilog="Example: marmot scaling --events var/data/events.parquet --out scaling")
+def scaling(
+    *,
+    events: Events,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the fit and the picture.")],
+    windows: Annotated[str, typer.Option(help="Events that each layer sees.")] = "25,50,100",
+    depths: Annotated[str, typer.Option(help="Attention layers.")] = "1,2,4",
+    widths: Annotated[str, typer.Option(help="Numbers in a vector.")] = "32,64",
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide widths.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
+    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Train over windows, depths and widths, and fit GAUC to bytes of memory by a power law."""
+    from models.events import read_events  # noqa: PLC0415
+
+    _share_the_cores()
+    from models.progress import bar  # noqa: PLC0415
+    from models.scaling import law_of, sentence, sweep, write_report  # noqa: PLC0415
+
+    sizes = [
+        _numbers(name, text)
+        for name, text in (("windows", windows), ("depths", depths), ("widths", widths))
+    ]
+    if len({w * d * n for w in sizes[0] for d in sizes[1] for n in sizes[2]}) < 3:
+        raise UsageError("a power law needs three different sizes of memory or more")
+    with bar("training") as advance:
+        points = sweep(
+            read_events(events),
+            *sizes,
+            seeds=seeds,
+            heads=heads,
+            holdout=holdout,
+            epochs=epochs,
+            advance=lambda done, of, _what: advance(done, of),
+        )
+    law = law_of(points)
+    written = write_report(out, points, law)
+    if as_json:
+        told = {"files": [str(path) for path in written], "fit": asdict(law)}
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(sentence(law))
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--{name} must be numbers like 1,2,4, not {text!r}") from error
+    if any(number < 1 for number in found):
+        raise UsageError(f"--{name} must be numbers above 0, not {text!r}")
+    return found
 
 
 @app.command(epilog="Example: marmot sign var/bundle --key private.pem")

@@ -19,6 +19,7 @@ from models.convert import convert as convert_log
 from models.event_source import EventsError
 from models.log_formats import EVENT_COLUMNS, FORMATS
 from models.log_rules import RuleError, parse_rule, parse_task
+from models.synthetic_memory import write_memory_example
 
 app = typer.Typer(
     name="data",
@@ -72,6 +73,30 @@ def order(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     answer = {"events": str(path), "users": users, "seed": seed}
+    typer.echo(json.dumps(answer) if as_json else path)
+
+
+@app.command("memory", epilog="Example: marmot data memory --out var/memory --demand 1")
+def memory(
+    *,
+    out: Out,
+    users: Annotated[int, typer.Option(min=1, help="How many users to make up.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
+    items: Annotated[int, typer.Option(min=40, help="Items that exist.")] = 500,
+    events: Annotated[int, typer.Option(min=40, help="Events of each user.")] = 120,
+    demand: Annotated[
+        float, typer.Option(min=0.01, max=4, help="m events of memory leave (m / 8) ** -demand.")
+    ] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Generate events.parquet: m events of memory are worth a GAUC of 1 - (m/8)^-demand / 2."""
+    with _errors(), _bar() as progress:
+        progress("generating", 0, 0)
+        try:
+            path = write_memory_example(out, users, seed, items=items, events=events, demand=demand)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    answer = {"events": str(path), "users": users, "seed": seed, "demand": demand}
     typer.echo(json.dumps(answer) if as_json else path)
 
 
