@@ -1,5 +1,5 @@
-# serve · test · drills · soak · check · format · docs · bench · peers · load · image · clean; plain
-# `make`: check, test.
+# serve · test · drills · soak · check · format · docs · bench · quality · peers · load · image ·
+# clean; plain `make`: check, test.
 
 PORT ?= 8000
 VAR ?= var
@@ -7,6 +7,7 @@ DOCKER ?= docker
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?= -n auto --dist loadfile
+QUALITY_ARGS ?=
 LOAD_ARGS ?= --events $(VAR)/data/events.parquet
 
 # The first Python on PATH that is new enough; `make PYTHON=…` names another.
@@ -20,7 +21,7 @@ CODE := $(wildcard $(ROOMS) tests requirements)
 CACHE := lmdb:$(VAR)/cache
 PEERS := fastapi mosec litserve bentoml kserve
 
-.PHONY: all serve test drills soak check format docs bench peers load image clean
+.PHONY: all serve test drills soak check format docs bench quality peers load image clean
 .DELETE_ON_ERROR:
 
 all: check test
@@ -61,6 +62,11 @@ docs: .venv/.dev
 # With the development tools comes a Redis, where none is on PATH. BENCH_ARGS adds to it.
 bench: $(VAR)/bundle/manifest.json .venv/.dev
 	$(BIN)/marmot bench --bundle $(VAR)/bundle --store both --json $(BENCH_ARGS)
+
+# The comparison of docs/numbers.md, three seeds: hours. QUALITY_ARGS=--quick shows that it works.
+quality: $(VAR)/data/.done
+	$(BIN)/marmot compare --events $(VAR)/data/events.parquet --families full,stca,din \
+		$(QUALITY_ARGS)
 
 # Other servers for `marmot bench --peers`, each in an environment of its own; one that cannot be
 # installed does not keep the others out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -69,6 +70,12 @@ def train(
     holdout: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of each user's newest events to hold out.")
     ] = 0.1,
+    negatives: Annotated[
+        int, typer.Option(min=0, max=1_000, help="Items drawn per event, if all are positives.")
+    ] = 0,
+    negative_sampling: Annotated[
+        Literal["uniform", "popularity"], typer.Option(help="How likely each item is drawn.")
+    ] = "uniform",
     name: Annotated[str, typer.Option(help="The model's name in answers.")] = "marmot",
     version: Annotated[
         str | None, typer.Option(help="Its version.", show_default="from the fingerprint")
@@ -84,7 +91,8 @@ def train(
 ) -> None:
     """Train on a log of events and export a bundle that `marmot serve` loads.
 
-    The newest events of each user are held out; AUC and GAUC on them end up in the manifest.
+    The newest events of each user are held out; AUC and GAUC on them end up in the manifest, or,
+    with --negatives, HR@10, NDCG@10 and MRR in the whole unseen catalogue for 1,000 users.
     """
     from models.events import read_events  # noqa: PLC0415
     from models.items import read_names  # noqa: PLC0415
@@ -114,6 +122,8 @@ def train(
         epochs=epochs,
         seed=seed,
         holdout=holdout,
+        negatives=negatives,
+        negative_sampling=negative_sampling,
         name=name,
         version=version,
         lineage=lineage,
@@ -178,9 +188,24 @@ def evaluate(
         float | None,
         typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
     ] = None,
+    catalogue: Annotated[
+        bool | None,
+        typer.Option(
+            help="Rank held-out positives among all unseen items.",
+            show_default="if trained with --negatives",
+        ),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """AUC and GAUC on the holdout: one request per user at the split, ranked as served."""
+    """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
+
+    With --catalogue HR@10, NDCG@10 and MRR: a user's requests together hold every item of the
+    model that the user has not seen.
+    """
+    from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
     from models.evaluate import measure  # noqa: PLC0415
     from models.progress import bar  # noqa: PLC0415
 
@@ -189,10 +214,18 @@ def evaluate(
     loaded, table = _open(bundle, events)
     trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
     share = trained if holdout is None else holdout
+    if catalogue is None:
+        catalogue = bool(loaded.manifest["trained_on"].get("negatives"))
+    if users is not None and not catalogue:
+        raise UsageError("--users goes with --catalogue")
     # Evaluators of other rooms are found by name, so that this one imports none of them.
     (entry,) = entry_points(group="marmot.evaluators", name=via)
     with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
-        found = measure(table, share, scorer, advance)
+        if catalogue:
+            ids = loaded.vocabulary.ids
+            found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
+        else:
+            found = measure(table, share, scorer, advance)
     if not found:
         raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:
@@ -200,8 +233,9 @@ def evaluate(
         return
     for task, figures in found.items():
         shown = "  ".join(
-            f"{name} {'undefined' if (value := figures[name]) is None else format(value, '.4f')}"
-            for name in ("auc", "gauc")
+            f"{name} {'undefined' if value is None else format(value, '.4f')}"
+            for name, value in figures.items()
+            if name not in ("targets", "users")
         )
         typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
 
@@ -217,10 +251,22 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    negatives: Annotated[
+        int, typer.Option(min=0, max=1_000, help="Drawn per event; the catalogue is ranked.")
+    ] = 0,
+    negative_sampling: Annotated[
+        Literal["uniform", "popularity"], typer.Option(help="How likely each item is drawn.")
+    ] = "uniform",
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One epoch of sixty users: shows that it works.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
-    from models.comparison import compare_models, contestants, markdown  # noqa: PLC0415
+    from models.comparison import Course, compare_models, contestants, markdown  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
 
     _share_the_cores()
@@ -231,8 +277,67 @@ def compare(
     table = read_events(events)
     named = [name.strip() for name in families.split(",") if name.strip()]
     models = contestants(wanted, named, table.tasks)
-    rows = compare_models(table, models, seeds, holdout=holdout, epochs=epochs)
+    if quick:
+        table, seeds, epochs = table.take(table.users < 60).of_seen_items(), 1, 1
+    course = Course(holdout, epochs, negatives, negative_sampling, users)
+    rows = compare_models(table, models, seeds, course)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
+@app.command(epilog="Example: marmot scaling --events var/data/events.parquet --out scaling")
+def scaling(
+    *,
+    events: Events,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the fit and the picture.")],
+    windows: Annotated[str, typer.Option(help="Events that each layer sees.")] = "25,50,100",
+    depths: Annotated[str, typer.Option(help="Attention layers.")] = "1,2,4",
+    widths: Annotated[str, typer.Option(help="Numbers in a vector.")] = "32,64",
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide widths.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
+    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Train over windows, depths and widths, and fit GAUC to bytes of memory by a power law."""
+    from models.events import read_events  # noqa: PLC0415
+
+    _share_the_cores()
+    from models.progress import bar  # noqa: PLC0415
+    from models.scaling import law_of, sentence, sweep, write_report  # noqa: PLC0415
+
+    sizes = [
+        _numbers(name, text)
+        for name, text in (("windows", windows), ("depths", depths), ("widths", widths))
+    ]
+    if len({w * d * n for w in sizes[0] for d in sizes[1] for n in sizes[2]}) < 3:
+        raise UsageError("a power law needs three different sizes of memory or more")
+    with bar("training") as advance:
+        points = sweep(
+            read_events(events),
+            *sizes,
+            seeds=seeds,
+            heads=heads,
+            holdout=holdout,
+            epochs=epochs,
+            advance=lambda done, of, _what: advance(done, of),
+        )
+    law = law_of(points)
+    written = write_report(out, points, law)
+    if as_json:
+        told = {"files": [str(path) for path in written], "fit": asdict(law)}
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(sentence(law))
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--{name} must be numbers like 1,2,4, not {text!r}") from error
+    if any(number < 1 for number in found):
+        raise UsageError(f"--{name} must be numbers above 0, not {text!r}")
+    return found
 
 
 @app.command(epilog="Example: marmot sign var/bundle --key private.pem")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -12,10 +14,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from models.baselines import evaluate_baselines
-from models.evaluate import measure
+from models.catalogue_metrics import NAMES, measure_catalogue
+from models.evaluate import Array, Question, measure
 from models.events import EventTable
 from models.family import default_depth
 from models.marm import Marm
+from models.operations import operations
+from models.positive_baselines import fit_positives, scorer
 from models.ranking_model import RankingModel
 from models.reference import Reference
 from models.spec import Spec
@@ -52,58 +57,102 @@ def contestants(depths: list[int], families: list[str], tasks: tuple[str, ...]) 
         for depth in depths
     ]
     two = Spec(depth=2, tasks=tasks)
-    found.append(Contestant("depth 2, records with own feedback", two, FeedbackInRecord))
+    if 2 in depths:
+        found.append(Contestant("depth 2, records with own feedback", two, FeedbackInRecord))
     for family in families:
         spec = Spec(family=family, depth=min(2, default_depth(family)), tasks=tasks)
         found.append(Contestant(f"{family}, depth {spec.depth}", spec))
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What all contestants have in common: the split, the budget, and what is measured.
+
+    With `negatives`, every event is a positive, and the whole catalogue is ranked for `users`.
+    """
+
+    holdout: float = 0.1
+    epochs: int | None = None
+    negatives: int = 0
+    sampling: str = "uniform"
+    users: int | None = None
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        return NAMES if self.negatives else ("gauc", "auc", "ndcg@10")
+
+    def baselines(self, table: EventTable, seed: int) -> dict[str, dict[str, Any]]:
+        if not self.negatives:
+            return {**evaluate_baselines(table, self.holdout, seed=seed)}
+        known = table.take(~table.is_held_out(self.holdout)).of_seen_items().item_ids
+        fitted = fit_positives(table, self.holdout, seed=seed)
+        return {name: self._ranked(table, known, scorer(table, b)) for name, b in fitted.items()}
+
+    def trained(self, model: Contestant, table: EventTable, seed: int) -> dict[str, Any]:
+        """Figures of the primary task, and what the model weighs."""
+        seen = table.take(~table.is_held_out(self.holdout)).of_seen_items()
+        recipe = Recipe(
+            epochs=self.epochs, negatives=self.negatives, negative_sampling=self.sampling
+        )
+        trained = train(seen, model.spec, recipe, seed=seed, kind=model.kind)
+        score = Reference(trained.model, table, seen.item_ids).score_question
+        if self.negatives:
+            found = self._ranked(table, seen.item_ids, score)
+        else:
+            found = dict(measure(table, self.holdout, score)[table.tasks[0]])
+        weighs = {
+            "parameters": sum(weight.numel() for weight in trained.model.parameters()),
+            "cached bytes per user": model.spec.row.itemsize * model.spec.reach,
+            "multiply-adds per request": operations(model.spec).per_request,
+        }
+        return found | weighs
+
+    def _ranked(
+        self, table: EventTable, known: list[str], score: Callable[[Question], Array]
+    ) -> dict[str, Any]:
+        found = measure_catalogue(table, self.holdout, known, score, users=self.users)
+        return dict(found[table.tasks[0]])
+
+
+WEIGHS = ("parameters", "cached bytes per user", "multiply-adds per request")
+
+
 def compare_models(
-    table: EventTable,
-    models: list[Contestant],
-    seeds: int,
-    *,
-    holdout: float,
-    epochs: int | None,
+    table: EventTable, models: list[Contestant], seeds: int, course: Course
 ) -> list[Row]:
-    """A row per model: GAUC and AUC of the primary task, one figure per seed."""
+    """A row per model: each figure of the primary task as a list, one for each seed."""
     rows: dict[str, Row] = {}
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("comparing", total=seeds * (len(models) + 1))
         for seed in range(seeds):
-            for name, figures in evaluate_baselines(table, holdout, seed=seed).items():
-                _add(rows, name, figures)
+            for name, figures in course.baselines(table, seed).items():
+                _add(rows, name, figures, course.figures)
             bar.advance(task)
             for model in models:
                 bar.update(task, description=f"{model.name}, seed {seed}")
-                _add(rows, model.name, _trained(model, table, seed, holdout, epochs))
+                _add(rows, model.name, course.trained(model, table, seed), course.figures)
                 bar.advance(task)
     return list(rows.values())
 
 
-def _trained(
-    model: Contestant, table: EventTable, seed: int, holdout: float, epochs: int | None
-) -> dict[str, Any]:
-    seen = table.take(~table.is_held_out(holdout)).of_seen_items()
-    trained = train(seen, model.spec, Recipe(epochs=epochs), seed=seed, kind=model.kind)
-    reference = Reference(trained.model, table, seen.item_ids)
-    return dict(measure(table, holdout, reference.score_question)[table.tasks[0]])
-
-
-def _add(rows: dict[str, Row], model: str, figures: dict[str, Any]) -> None:
-    row = rows.setdefault(model, {"model": model, "gauc": [], "auc": []})
-    for name in ("gauc", "auc"):
-        value = figures[name]
+def _add(rows: dict[str, Row], model: str, found: dict[str, Any], names: Sequence[str]) -> None:
+    row = rows.setdefault(model, {"model": model, **{name: [] for name in names}})
+    for name in names:
+        value = found[name]
         row[name].append(None if value is None or not math.isfinite(value) else value)
+    row |= {name: found.get(name) for name in WEIGHS}
 
 
 def markdown(rows: list[Row]) -> str:
-    """Mean ± standard deviation over seeds."""
-    lines = ["| model | GAUC | AUC |", "|---|---|---|"]
+    """Mean ± standard deviation over seeds, and what each model weighs."""
+    names = [name for name, value in rows[0].items() if isinstance(value, list)]
+    lines = [f"| {' | '.join(['model', *(name.upper() for name in names), *WEIGHS])} |"]
+    lines.append("|---" * (1 + len(names) + len(WEIGHS)) + "|")
     for row in rows:
-        cells = " | ".join(_spread(row[name]) for name in ("gauc", "auc"))
-        lines.append(f"| {row['model']} | {cells} |")
+        weights = ("" if row[name] is None else f"{row[name]:,}" for name in WEIGHS)
+        cells = " | ".join([row["model"], *(_spread(row[name]) for name in names), *weights])
+        lines.append(f"| {cells} |")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,12 +19,16 @@ from rich.progress import (
 
 from models import train
 from models.bundle import Bundle, check_target, load_bundle
+from models.catalogue_metrics import measure_catalogue
 from models.evaluate import measure
 from models.events import EventTable
 from models.export import export
 from models.progress import bar
 from models.reference import Reference
 from models.spec import Spec
+
+#: Ranking a whole catalogue takes a while for each; `marmot evaluate` asks about all of them.
+MEASURED_USERS = 1_000
 
 
 class NothingToLearn(ValueError):
@@ -39,6 +44,8 @@ def run_course(
     epochs: int | None = None,
     seed: int = 0,
     holdout: float = 0.1,
+    negatives: int = 0,
+    negative_sampling: str = "uniform",
     name: str = "marmot",
     version: str | None = None,
     lineage: str | None = None,
@@ -48,10 +55,27 @@ def run_course(
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
-    trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed)
+    if not negatives and not (seen.labels == 0).any():
+        raise NothingToLearn(
+            "every known label is 1, so that nothing can be told apart: --negatives 4 draws items "
+            "to compare with"
+        )
+    recipe = train.Recipe(epochs=epochs, negatives=negatives, negative_sampling=negative_sampling)
+    trained = _trained(seen, spec, recipe, seed)
     reference = Reference(trained.model, table, seen.item_ids)
+    metrics: dict[str, Any] = {}
     with bar("measuring") as advance:
-        metrics = measure(table, holdout, reference.score_question, advance) if holdout else {}
+        if holdout and negatives:
+            metrics = measure_catalogue(
+                table,
+                holdout,
+                seen.item_ids,
+                reference.score_question,
+                users=MEASURED_USERS,
+                advance=advance,
+            )
+        elif holdout:
+            metrics = measure(table, holdout, reference.score_question, advance)
     export(
         trained.model,
         seen.item_ids,
@@ -65,6 +89,11 @@ def run_course(
             "users": len(seen.user_ids),
             "items": len(seen.item_ids),
             "holdout": holdout,
+            **(
+                {"negatives": negatives, "negative_sampling": negative_sampling}
+                if negatives
+                else {}
+            ),
             "seed": seed,
             "epochs": trained.epochs,
             "steps": trained.steps,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.events import UNKNOWN, EventTable
-from models.metrics import auc, gauc
+from models.metrics import auc, gauc, ndcg
 
 Array = np.ndarray[Any, Any]
 Metrics = dict[str, float | None]
@@ -18,12 +18,16 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """One user's request: rows of the table before the split, and the held-out rows after it."""
+    """One user's request: rows of the table before the split, and the held-out rows after it.
+
+    `candidates`, item ids, are asked about in place of the held-out events.
+    """
 
     user: int
     history: slice
     targets: slice
     timestamp: int
+    candidates: list[str] | None = None
 
 
 def questions(table: EventTable, holdout: float) -> Iterator[Question]:
@@ -42,7 +46,7 @@ def measure(
     score: Callable[[Question], Array],
     advance: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Metrics]:
-    """AUC (pooled) and GAUC (by user, weighted by candidates) of each task's known labels.
+    """AUC (pooled), GAUC (by user, weighted by candidates) and NDCG@10 of each task's known labels.
 
     `score` gives the probabilities of a question's targets, (targets, tasks).
     """
@@ -73,6 +77,7 @@ def _measured(scores: Array, labels: Array, users: Array) -> Metrics:
     return {
         "auc": _rounded(auc(scores, labels)),
         "gauc": _rounded(gauc(scores, labels, users)),
+        "ndcg@10": _rounded(ndcg(scores, labels, users)),
         "targets": len(labels),
     }
 

@@ -25,19 +25,30 @@ class Marm(RankingModel):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
-        T = items.shape[1]
+        return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
+
+    def forward_targets(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> Tensor:
+        T, M = items.shape[1], targets.shape[1]
         position = torch.arange(T, device=items.device)
-        ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, 2T)
+        ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, T + M)
         asked = torch.cat([timestamps, asked_at], dim=1)
-        gaps = asked[:, :, None] - timestamps[:, None, :]  # (B, 2T, T)
+        gaps = asked[:, :, None] - timestamps[:, None, :]  # (B, T + M, T)
         biases = self._biases(gaps, self._unseen(ends[:, :, None], position))
         prior = self._prior(items)
-        start = self.embedding(items)
-        known = start  # the history's records at the current depth
+        known = self.embedding(items)  # the history's records at the current depth
+        start = known if targets is items else self.embedding(targets)
         # What was exposed, then what is asked.
-        stream = torch.cat([self._exposed(start, feedback), start], dim=1)
+        stream = torch.cat([self._exposed(known, feedback), start], dim=1)
         outputs = normalised(stream)
-        logits: Tensor = self.item_bias(items)
+        logits: Tensor = self.item_bias(targets)
         for depth, layer in enumerate(self.layers):
             bias = biases[depth]
             if depth == self.spec.depth - 1:
@@ -46,8 +57,8 @@ class Marm(RankingModel):
             found = layer.attend(outputs, *layer.project(known, prior, feedback), bias)
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
-            known = outputs[:, :-T]
-            logits = logits + self._read_out(depth, start, found[:, -T:], outputs[:, -T:])
+            known = outputs[:, :-M]
+            logits = logits + self._read_out(depth, start, found[:, -M:], outputs[:, -M:])
         return logits
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:

@@ -24,6 +24,22 @@ def gauc(scores: Array, labels: Array, groups: Array) -> float:
     return float(np.average(areas[has_both], weights=sizes[has_both]))
 
 
+def ndcg(scores: Array, labels: Array, groups: Array, cut: int = 10) -> float:
+    """NDCG of the first `cut`, over the groups that have both labels; nan if there is none.
+
+    Equal scores stay in the order in which they came.
+    """
+    found = []
+    order = np.lexsort((-np.asarray(scores), groups))
+    _, starts = np.unique(np.asarray(groups)[order], return_index=True)
+    for ranked in np.split(np.asarray(labels)[order], starts[1:]):
+        positives = int(ranked.sum())
+        if 0 < positives < len(ranked):
+            gains = 1 / np.log2(2 + np.arange(min(cut, len(ranked))))
+            found.append(float(ranked[:cut] @ gains / gains[:positives].sum()))
+    return float(np.mean(found)) if found else float("nan")
+
+
 def _areas(scores: Array, labels: Array, groups: Array) -> tuple[Array, Array]:
     """(AUC, size) of every group, groups being numbered from 0; from one sort of everything."""
     if not len(scores) == len(labels) == len(groups):

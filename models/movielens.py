@@ -150,7 +150,7 @@ def parse_grouplens(archive: bytes) -> MovieLens:
             items = folder.read("ml-100k/u.item").decode("latin-1")
         return MovieLens(
             tuple(_rating(line.split("\t")) for line in data.splitlines()),
-            tuple(_grouplens_item(line) for line in items.splitlines() if line),
+            tuple(grouplens_item(line) for line in items.splitlines() if line),
         )
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise DataError(f"not the archive that was expected ({error})") from error
@@ -175,7 +175,8 @@ def _rating(fields: list[str]) -> Rating:
     return Rating(int(user), int(item), int(rating), int(timestamp))
 
 
-def _grouplens_item(line: str) -> Item:
+def grouplens_item(line: str) -> Item:
+    """A line of u.item."""
     number, title, _released, _video, _link, *flags = line.split("|")
     genres = tuple(name for name, flag in zip(_GENRES, flags, strict=True) if flag == "1")
     return _item(number, title, "", genres)

@@ -68,6 +68,31 @@ class RankingModel(nn.Module, ABC):
         the time `asked_at[i]`. Returns (B, T, tasks).
         """
 
+    def forward_targets(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> Tensor:
+        """As `forward_full`, of any targets: item rows int64 (B, M), visible and asked_at (B, M).
+
+        Returns (B, M, tasks). Here the targets follow the timeline as more events, none of which
+        sees another; a family that can do with less says so.
+        """
+        own = torch.arange(items.shape[1], device=items.device).expand_as(items)
+        unknown = feedback.new_full((*targets.shape, feedback.shape[2]), -1)
+        logits = self.forward_full(
+            torch.cat([items, targets], dim=1),
+            torch.cat([timestamps, asked_at], dim=1),
+            torch.cat([feedback, unknown], dim=1),
+            torch.cat([own, visible], dim=1),
+            torch.cat([timestamps, asked_at], dim=1),
+        )
+        return logits[:, items.shape[1] :]
+
     @abstractmethod
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Logits of candidates from what a request reads.

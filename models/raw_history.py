@@ -25,12 +25,23 @@ class RawHistory(RankingModel):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
+        return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
+
+    def forward_targets(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> Tensor:
         position = torch.arange(items.shape[1], device=items.device)
         ends = visible[:, :, None]
-        gaps = asked_at[:, :, None] - timestamps[:, None, :]  # (B, T, T)
+        gaps = asked_at[:, :, None] - timestamps[:, None, :]  # (B, M, T)
         masked = self._unseen(ends, position)
         biases = self._seen(gaps, masked, ends - 1 - position)
-        return self._logits(items, items, feedback, biases)
+        return self._logits(targets, items, feedback, biases)
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         R = history.items.shape[1]

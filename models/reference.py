@@ -16,12 +16,13 @@ from torch import Tensor
 
 from models.bundle import Bundle, BundleError, Vocabulary
 from models.evaluate import Question
-from models.events import UNKNOWN, EventTable
+from models.events import EventTable
 from models.families import MODELS
 from models.ranking_model import RankingModel
 from models.requests import Request
 
 Array = np.ndarray[Any, Any]
+MOST_AT_ONCE = 2_000
 
 
 def load_model(bundle: Bundle) -> RankingModel:
@@ -68,19 +69,14 @@ def score(
     """
     field = model.spec.receptive_field
     items, timestamps, feedback = items[-field:], timestamps[-field:], feedback[-field:]
-    n, C = len(items), len(candidates)
-    # Candidates follow the history as more events, none of which sees another.
-    visible = np.minimum(np.arange(n + C), n)
-    asked_at = np.concatenate([timestamps, np.full(C, timestamp)])
-    unknown = np.full((C, feedback.shape[1]), UNKNOWN, np.int8)
-    logits = model.forward_full(
-        torch.from_numpy(np.concatenate([items, candidates]))[None],
-        torch.from_numpy(asked_at)[None],
-        torch.from_numpy(np.concatenate([feedback, unknown]))[None],
-        torch.from_numpy(visible)[None],
-        torch.from_numpy(asked_at)[None],
-    )
-    return torch.sigmoid(logits[0, n:]).numpy()
+    past, times, said = (torch.from_numpy(part)[None] for part in (items, timestamps, feedback))
+    found = []
+    for first in range(0, len(candidates), MOST_AT_ONCE):
+        part = torch.from_numpy(candidates[first : first + MOST_AT_ONCE])[None]
+        visible = torch.full_like(part, len(items))
+        asked_at = torch.full_like(part, timestamp)
+        found.append(model.forward_targets(past, times, said, part, visible, asked_at)[0])
+    return torch.sigmoid(torch.cat(found)).numpy()
 
 
 class Reference:
@@ -111,8 +107,11 @@ class Reference:
         return self._score(slice(span.start, span.start + known), candidates, request.timestamp)
 
     def score_question(self, question: Question) -> Array:
-        """(targets, tasks) of an evaluation's request."""
-        return self._score(question.history, self._rows[question.targets], question.timestamp)
+        """(candidates, tasks) of an evaluation's request."""
+        rows = self._rows[question.targets]
+        if question.candidates is not None:
+            rows = self.vocabulary.rows(question.candidates)
+        return self._score(question.history, rows, question.timestamp)
 
     def _score(self, history: slice, candidates: Array, timestamp: int) -> Array:
         return score(

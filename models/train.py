@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.events import UNKNOWN, EventTable, validation_users
 from models.families import MODELS
+from models.negatives import Asked, Negatives, with_negatives
 from models.ranking_model import RankingModel
 from models.sequences import Batch, batches, padded, pieces, sessions
 from models.spec import Spec
@@ -48,6 +49,8 @@ class Recipe:
     id_dropout: float = 0.02  # events whose item becomes unknown, so that fallback rows learn
     longest_session: int = 64
     dropout: float = 0.1
+    negatives: int = 0  # drawn for every event, where all of them are positives
+    negative_sampling: str = "uniform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +105,15 @@ class _Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         unseen = validation_users(table.user_ids) & (table.counts > 0)
         self.train_groups = self._groups(np.flatnonzero(~unseen))
+        self.negatives = Negatives.of(table, recipe.negatives, recipe.negative_sampling)
         self.validation = [
-            (batch, torch.from_numpy(sessions(batch, np.random.default_rng(0), 64)))
+            (batch, self._asked(batch, np.random.default_rng(0)))
             for batch in (padded(table, group) for group in self._groups(np.flatnonzero(unseen)))
         ]
-        self.trivial_loss = _trivial_loss([batch for batch, _ in self.validation])
+        self.trivial_loss = _trivial_loss([asked for _, asked in self.validation])
         self.model = kind(spec, len(table.item_ids), dropout=recipe.dropout)
-        start(self.model, table.take(~unseen[table.users]), seed)
+        seen = table.take(~unseen[table.users])
+        start(self.model, with_negatives(seen, recipe.negatives, seed), seed)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
             self._groups_of_weights(),
@@ -163,29 +168,37 @@ class _Trainer:
             warm = min(1.0, (self.step + 1) / recipe.warmup_steps)
             group["lr"] = group["most"] * warm
         items = self._forgotten(torch.from_numpy(batch.items))
-        visible = torch.from_numpy(sessions(batch, self.random, recipe.longest_session))
-        loss, known = self._loss(self.model, batch, items, visible)
+        asked = self._asked(batch, self.random)
+        others = self._forgotten(torch.from_numpy(asked.others))
+        loss, known = self._loss(self.model, batch, asked, items, others)
         self.optimiser.zero_grad()
         # Divided by a constant: a batch of few known labels should not shout.
-        (loss / recipe.events_per_batch).backward()
+        (loss / (recipe.events_per_batch * (1 + recipe.negatives))).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         self._average()
         return float(loss.detach()) / max(1, known)
 
+    def _asked(self, batch: Batch, random: np.random.Generator) -> Asked:
+        visible = sessions(batch, random, self.recipe.longest_session)
+        return self.negatives.beside(batch, visible, random)
+
     def _loss(
-        self, model: RankingModel, batch: Batch, items: Tensor, visible: Tensor
+        self, model: RankingModel, batch: Batch, asked: Asked, items: Tensor, others: Tensor
     ) -> tuple[Tensor, int]:
-        """Cross entropy summed over every known label of the targets, and their number."""
+        """Cross entropy summed over every known label of what is asked, and their number."""
         timestamps = torch.from_numpy(batch.timestamps)
-        feedback = torch.from_numpy(batch.feedback)
-        logits = model.forward_full(
-            items, timestamps, feedback, visible, timestamps.gather(1, visible)
+        feedback, labels = torch.from_numpy(batch.feedback), torch.from_numpy(asked.labels)
+        visible = torch.from_numpy(asked.visible)
+        targets = torch.cat([items, others], dim=1) if others.numel() else items
+        logits = model.forward_targets(
+            items, timestamps, feedback, targets, visible, timestamps.gather(1, visible)
         )
-        known = (feedback != UNKNOWN) & torch.from_numpy(batch.is_target)[..., None]
+        logits = logits - torch.from_numpy(asked.shift)[..., None]
+        known = labels != UNKNOWN
         loss = nn.functional.binary_cross_entropy_with_logits(
-            logits[known], feedback[known].float(), reduction="sum"
+            logits[known], labels[known].float(), reduction="sum"
         )
         return loss, int(known.sum())
 
@@ -210,17 +223,18 @@ class _Trainer:
     @torch.no_grad()
     def _validation_loss(self) -> float:
         total, count = 0.0, 0
-        for batch, visible in self.validation:
-            loss, known = self._loss(self.averaged, batch, torch.from_numpy(batch.items), visible)
+        for batch, asked in self.validation:
+            items, others = torch.from_numpy(batch.items), torch.from_numpy(asked.others)
+            loss, known = self._loss(self.averaged, batch, asked, items, others)
             total, count = total + float(loss), count + known
         return total / count if count else float("inf")
 
 
-def _trivial_loss(validation: list[Batch]) -> float:
+def _trivial_loss(validation: list[Asked]) -> float:
     """What each task's mean label would lose on the validation users, per known label."""
     total, count = 0.0, 0
-    for task in range(validation[0].feedback.shape[2] if validation else 0):
-        labels = np.concatenate([b.feedback[..., task][b.is_target] for b in validation])
+    for task in range(validation[0].labels.shape[2] if validation else 0):
+        labels = np.concatenate([asked.labels[..., task].ravel() for asked in validation])
         labels = labels[labels != UNKNOWN]
         mean = labels.mean() if len(labels) else 0.0
         if 0 < mean < 1:

@@ -31,7 +31,7 @@ class Examiner:
     is_inline: bool = False
 
     def __call__(self, question: Question) -> Array:
-        """(targets, tasks)."""
+        """(candidates, tasks); the candidates are the held-out events, unless it names others."""
         table, most = self.table, self.most_candidates
         request: dict[str, Any] = {
             "user_id": table.user_ids[question.user],
@@ -39,7 +39,9 @@ class Examiner:
         }
         if self.is_inline:
             request["history"] = self._history(question.history)
-        targets = [table.item_ids[item] for item in table.items[question.targets].tolist()]
+        targets = question.candidates
+        if targets is None:
+            targets = [table.item_ids[item] for item in table.items[question.targets].tolist()]
         parts = [targets[first : first + most] for first in range(0, len(targets), most)]
         return np.concatenate([self._scores({**request, "candidates": part}) for part in parts])
 

@@ -214,11 +214,14 @@ def test_files_that_are_not_there(
 def test_compare_includes_families(cli: Cli, tmp_path: Path) -> None:
     """A row per baseline, depth and family; a family that is not known is refused."""
     options = ["compare", "--events", write_order_example(tmp_path, users=30), "--depths", "0"]
-    code, out, _ = cli(*options, "--families", "stca,din", "--seeds", 1, "--epochs", 1, "--json")
+    code, out, _ = cli(*options, "--families", "stca,din", "--quick", "--json")
     assert code == 0
     rows = {row["model"]: row for row in json.loads(out)}
     assert {"no history", "stca, depth 2", "din, depth 1"} <= set(rows)
-    assert all(len(row["auc"]) == 1 for row in rows.values())
+    assert all(len(row["auc"]) == len(row["ndcg@10"]) == 1 for row in rows.values())
+    assert rows["no history"]["cached bytes per user"] == 0
+    assert rows["stca, depth 2"]["parameters"] > rows["no history"]["parameters"]
+    assert rows["item bias"]["parameters"] is None
     code, out, err = cli(*options, "--families", "sim")
     assert (code, out) == (2, "")
     assert "family must be one of marm, full, stca, din, not 'sim'" in one_sentence(err)
