@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from models import movielens, synthetic
+from models.long_range import LongRange, write_long_range
 
 app = typer.Typer(
     name="data",
@@ -67,6 +68,37 @@ def order(
             raise typer.BadParameter(str(error)) from error
     answer = {"events": str(path), "users": users, "seed": seed}
     typer.echo(json.dumps(answer) if as_json else path)
+
+
+@app.command("long-range", epilog="Example: marmot data long-range --out var/long --users 200")
+def long_range(
+    *,
+    out: Out,
+    users: Annotated[int, typer.Option(min=2, help="How many users to make up.")] = 200,
+    distance: Annotated[
+        int, typer.Option(min=1, help="How many events back the one lies that decides.")
+    ] = 5_000,
+    topics_per_user: Annotated[
+        int, typer.Option(min=2, help="Deciding events of a user, one for each probe.")
+    ] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate events whose labels depend on one event far back, and items with categories."""
+    with _errors(), _bar() as progress:
+        progress("generating", 0, 0)
+        try:
+            shape = LongRange(
+                users,
+                distance,
+                topics=max(64, 2 * topics_per_user),
+                topics_per_user=topics_per_user,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        events, items = write_long_range(out, shape, seed)
+    answer = {"events": str(events), "items": str(items), "users": users, "seed": seed}
+    typer.echo(json.dumps(answer) if as_json else events)
 
 
 @contextmanager
