@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -21,9 +24,12 @@ from models.bundle import Bundle, check_target, load_bundle
 from models.evaluate import measure
 from models.events import EventTable
 from models.export import export
+from models.items import numbered
 from models.progress import bar
 from models.reference import Reference
 from models.spec import Spec
+
+Array = np.ndarray[Any, Any]
 
 
 class NothingToLearn(ValueError):
@@ -36,18 +42,23 @@ def run_course(
     out: Path,
     names: dict[str, str],
     *,
+    categories: Mapping[str, str] | None = None,
     epochs: int | None = None,
     seed: int = 0,
     holdout: float = 0.1,
     name: str = "marmot",
     version: str | None = None,
 ) -> Bundle:
-    """Trains on all but the holdout and leaves a verified bundle at `out`."""
+    """Trains on all but the holdout and leaves a verified bundle at `out`.
+
+    `categories` are those of the items, by id, where a search goes by them.
+    """
     check_target(out)
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
-    trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed)
+    numbers = None if categories is None else numbered(seen.item_ids, categories)
+    trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed, numbers)
     reference = Reference(trained.model, table, seen.item_ids)
     with bar("measuring") as advance:
         metrics = measure(table, holdout, reference.score_question, advance) if holdout else {}
@@ -73,7 +84,9 @@ def run_course(
     return load_bundle(out)
 
 
-def _trained(seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int) -> train.Trained:
+def _trained(
+    seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int, categories: Array | None
+) -> train.Trained:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -94,7 +107,7 @@ def _trained(seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int) -> t
             )
 
         torch.set_flush_denormal(True)
-        return train.train(seen, spec, recipe, seed=seed, on_step=show)
+        return train.train(seen, spec, recipe, seed=seed, categories=categories, on_step=show)
 
 
 def _finite(value: float) -> float | None:

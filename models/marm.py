@@ -13,6 +13,9 @@ from torch import Tensor
 from models.attention import normalised
 from models.ranking_model import History, RankingModel
 
+#: Events whose records are made at once.
+LEAST_BLOCK = 256
+
 
 class Marm(RankingModel):
     """The family that the cache is for."""
@@ -25,6 +28,9 @@ class Marm(RankingModel):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
+        if self.spec.search:
+            everything = torch.arange(items.shape[1]).expand_as(items)
+            return self.forward_found(items, timestamps, feedback, visible, asked_at, everything)
         T = items.shape[1]
         position = torch.arange(T, device=items.device)
         ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, 2T)
@@ -53,14 +59,20 @@ class Marm(RankingModel):
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Only the candidates' own steps, against cached records."""
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        biases = self._biases(gaps, gaps < 0)
-        prior, feedback = self._prior(history.items), history.feedback
+        masked = self._missed(candidates, history.items, gaps >= 0)
+        return self.answer(candidates, gaps, masked, history)
+
+    def answer(
+        self, candidates: Tensor, gaps_s: Tensor, masked: Tensor, history: History
+    ) -> Tensor:
+        biases = self._biases(gaps_s, masked)
+        fed = self._prior(history.items), history.feedback
         start = self.embedding(candidates)
         known = self.embedding(history.items)
         stream, outputs = start, normalised(start)
         logits: Tensor = self.item_bias(candidates)
         for depth, layer in enumerate(self.layers):
-            found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
+            found = self._found(depth, outputs, known, fed, biases[depth])
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
             logits = logits + self._read_out(depth, start, found, outputs)
@@ -97,15 +109,21 @@ class Marm(RankingModel):
         return torch.stack(records, dim=2)
 
     def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
-        """Records of a whole timeline from nothing: (B, T, depth - 1, width)."""
-        B = items.shape[0]
-        nothing = History(
-            items.new_zeros(B, 0),
-            timestamps.new_zeros(B, 0),
-            feedback.new_zeros(B, 0, len(self.spec.tasks)),
-            self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width),
-        )
-        return self.append(nothing, items, timestamps, feedback)
+        """Records of a whole timeline from nothing: (B, T, depth - 1, width).
+
+        In blocks, because a window is all that an event of any of them attends to.
+        """
+        B, T = items.shape
+        block = max(self.spec.window, LEAST_BLOCK)
+        none = self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width)
+        parts = [none]
+        for first in range(0, T, block):
+            span = slice(max(0, first - self.spec.window), first)
+            records = parts[-1][:, -self.spec.window :]
+            history = History(items[:, span], timestamps[:, span], feedback[:, span], records)
+            new = slice(first, first + block)
+            parts.append(self.append(history, items[:, new], timestamps[:, new], feedback[:, new]))
+        return torch.cat(parts, dim=1)
 
     def _exposed(self, start: Tensor, feedback: Tensor) -> Tensor:
         """What an event's record is made from: its item, and nothing of its own feedback.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import MASKED, Layer, TargetAttention, gap_buckets
+from models.search import NO_CATEGORY, found_by_category, newest
 from models.spec import TIME_GAP_EDGES_S, Spec
 
 
@@ -48,6 +49,10 @@ class RankingModel(nn.Module, ABC):
         # What an item gets from anyone: the label's mean over the training events, per task.
         self.expectation: Tensor
         self.register_buffer("expectation", torch.full((rows, tasks), 0.5))
+        # Which items a search by category takes for alike; scores hang on it, so weights hold it.
+        self.categories: Tensor
+        if spec.finds_first:
+            self.register_buffer("categories", torch.full((rows,), NO_CATEGORY))
         self.edges_s: Tensor
         self.register_buffer("edges_s", torch.tensor(TIME_GAP_EDGES_S), persistent=False)
 
@@ -74,6 +79,58 @@ class RankingModel(nn.Module, ABC):
         candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,
         those later than the timestamp unseen. Returns (B, C, tasks).
         """
+
+    @abstractmethod
+    def answer(
+        self, candidates: Tensor, gaps_s: Tensor, masked: Tensor, history: History
+    ) -> Tensor:
+        """Logits of candidates (B, C) over history of R events: (B, C, tasks).
+
+        gaps_s int64 seconds and masked bool, both (B, C or 1, R): since each event, and whether a
+        candidate must not attend to it.
+        """
+
+    def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
+        """Records of a whole timeline: (B, T, hidden depths, width)."""
+        return self.embedding.weight.new_zeros(*items.shape, 0, self.spec.width)
+
+    def forward_found(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        """As `forward_full`, with search, for the events at `targets` (B, N): (B, N, tasks)."""
+        candidates, ends, now = (part.gather(1, targets) for part in (items, visible, asked_at))
+        position = torch.arange(items.shape[1], device=items.device)
+        gaps_s = now[:, :, None] - timestamps[:, None, :]  # (B, N, T)
+        masked = self._missed(candidates, items, position < ends[:, :, None])
+        history = History(items, timestamps, feedback, self.encode(items, timestamps, feedback))
+        return self.answer(candidates, gaps_s, masked, history)
+
+    def _missed(self, candidates: Tensor, items: Tensor, seen: Tensor) -> Tensor:
+        """True where a candidate does not attend to an event of those seen: (B, C, R)."""
+        spec = self.spec
+        if spec.search:
+            seen = newest(seen, spec.history)
+        if spec.finds_first:
+            seen = seen.expand(-1, candidates.shape[1], -1)
+            wanted, known = self.categories[candidates], self.categories[items]
+            seen = found_by_category(wanted, known, seen, spec.search)
+        return ~seen
+
+    def _found(
+        self, depth: int, targets: Tensor, records: Tensor, fed: tuple[Tensor, Tensor], bias: Tensor
+    ) -> Tensor:
+        """What the candidates find at this depth; `fed` are the history's priors and feedback."""
+        layer = self.layers[depth]
+        keys, values = layer.project(records, *fed)
+        if self.spec.search and not self.spec.finds_first:
+            bias = cast("TargetAttention", layer).cut(targets, keys, bias, self.spec.search)
+        return layer.attend(targets, keys, values, bias)
 
     def _layer(self, depth: int, dropout: float) -> Layer:
         spec, tasks = self.spec, len(self.spec.tasks)

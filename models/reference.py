@@ -73,14 +73,18 @@ def score(
     visible = np.minimum(np.arange(n + C), n)
     asked_at = np.concatenate([timestamps, np.full(C, timestamp)])
     unknown = np.full((C, feedback.shape[1]), UNKNOWN, np.int8)
-    logits = model.forward_full(
+    timeline = (
         torch.from_numpy(np.concatenate([items, candidates]))[None],
         torch.from_numpy(asked_at)[None],
         torch.from_numpy(np.concatenate([feedback, unknown]))[None],
         torch.from_numpy(visible)[None],
         torch.from_numpy(asked_at)[None],
     )
-    return torch.sigmoid(logits[0, n:]).numpy()
+    if model.spec.search:
+        logits = model.forward_found(*timeline, torch.arange(n, n + C)[None])
+    else:
+        logits = model.forward_full(*timeline)[:, n:]
+    return torch.sigmoid(logits[0]).numpy()
 
 
 class Reference:

@@ -78,20 +78,28 @@ def train(
     *,
     seed: int = 0,
     kind: type[RankingModel] | None = None,
+    categories: Array | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:
     """Trains on every event of `table` (hold out before); the same weights for the same seed.
 
     Stops early on the loss over all events of the 5% of users who are not trained on, and
-    returns the weights that were best there.
+    returns the weights that were best there. A search by category takes the items' `categories`,
+    (items,) int64.
     """
     kind = kind or MODELS[spec.family]
-    return _Trainer(table, spec, recipe or Recipe(), seed, kind).run(on_step)
+    return _Trainer(table, spec, recipe or Recipe(), seed, kind, categories).run(on_step)
 
 
 class _Trainer:
     def __init__(
-        self, table: EventTable, spec: Spec, recipe: Recipe, seed: int, kind: type[RankingModel]
+        self,
+        table: EventTable,
+        spec: Spec,
+        recipe: Recipe,
+        seed: int,
+        kind: type[RankingModel],
+        categories: Array | None,
     ) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
@@ -108,6 +116,8 @@ class _Trainer:
         ]
         self.trivial_loss = _trivial_loss([batch for batch, _ in self.validation])
         self.model = kind(spec, len(table.item_ids), dropout=recipe.dropout)
+        if spec.finds_first and categories is not None:
+            self.model.categories[: len(categories)] = torch.from_numpy(categories)
         start(self.model, table.take(~unseen[table.users]), seed)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
@@ -180,10 +190,16 @@ class _Trainer:
         """Cross entropy summed over every known label of the targets, and their number."""
         timestamps = torch.from_numpy(batch.timestamps)
         feedback = torch.from_numpy(batch.feedback)
-        logits = model.forward_full(
-            items, timestamps, feedback, visible, timestamps.gather(1, visible)
-        )
-        known = (feedback != UNKNOWN) & torch.from_numpy(batch.is_target)[..., None]
+        is_target = torch.from_numpy(batch.is_target)
+        timeline = (items, timestamps, feedback, visible, timestamps.gather(1, visible))
+        if self.spec.search:
+            # Timelines are long, and of a target without a label nothing is learned.
+            targets, is_target = _first(is_target & (feedback != UNKNOWN).any(-1))
+            feedback = feedback.gather(1, targets[..., None].expand(-1, -1, feedback.shape[2]))
+            logits = model.forward_found(*timeline, targets)
+        else:
+            logits = model.forward_full(*timeline)
+        known = (feedback != UNKNOWN) & is_target[..., None]
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits[known], feedback[known].float(), reduction="sum"
         )
@@ -214,6 +230,13 @@ class _Trainer:
             loss, known = self._loss(self.averaged, batch, torch.from_numpy(batch.items), visible)
             total, count = total + float(loss), count + known
         return total / count if count else float("inf")
+
+
+def _first(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the wanted ones are, (B, N) int64 for the largest N of them, and which are theirs."""
+    most = max(1, int(wanted.sum(dim=1).max()))
+    is_own, places = wanted.to(torch.int8).sort(dim=1, descending=True, stable=True)
+    return places[:, :most], is_own[:, :most] > 0
 
 
 def _trivial_loss(validation: list[Batch]) -> float:
