@@ -144,7 +144,7 @@ def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | Non
         bundle,
         provider=settings.provider,
         threads=threads,
-        buckets=Buckets(bundle.spec.window) if has_buckets else None,
+        buckets=Buckets(bundle.spec.attends) if has_buckets else None,
     )
     stack.callback(engine.close)
     batcher = Batcher(

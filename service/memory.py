@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.schemas import RankRequest
+from service.shelves import Slots
 from service.timings import Timings
 
 EVENT_BYTES = 150
@@ -37,24 +38,28 @@ class Memory:
     """What is known of the user at the time of the request, and how it came to be known."""
 
     state: str
-    history: History
-    rows: InitVar[Array]
+    events: int
+    #: What the rank graph reads of it.
+    feed: dict[str, Array]
     recomputed: int = 0
     version: int = 0
     written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
-    #: What the rank graph reads of it.
-    feed: dict[str, Array] = field(init=False)
+    #: Which candidates go with which row of the feed, where search found them different events.
+    slots: Slots | None = None
 
-    def __post_init__(self, rows: Array) -> None:
-        self.feed = {**self.history.feed(), **fields_of(rows)}
+    @classmethod
+    def of(cls, state: str, history: History, rows: Array, *rest: Any, **named: Any) -> Self:
+        """Of events that every candidate attends to."""
+        feed = {**history.feed(), **fields_of(rows)}
+        return cls(state, len(history), feed, *rest, **named)
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
         written_at_s = self.written_at_s
         return {
             "state": self.state,
-            "records": len(self.history),
+            "records": self.events,
             "recomputed": self.recomputed,
             "version": self.version,
             "age_s": None if written_at_s is None else max(0.0, round(now_s - written_at_s, 3)),
@@ -119,13 +124,14 @@ class Memories:
         key = (model.fingerprint, question.user_id)
         known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.reads, known, may_be_old=True)
+            last = known.snapshot if known else None
+            snapshot = await self.fetch(question, model.spec.reads, last, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
-                snapshot = await self._fetch(question, model.spec.reads)
-            if known is not None and snapshot is known.snapshot:
+                snapshot = await self.fetch(question, model.spec.reads)
+            if known is not None and snapshot is last:
                 return known.memory
             if not snapshot.valid.all() and not snapshot.complete:
-                snapshot = await self._fetch(question, model.spec.receptive_field)
+                snapshot = await self.fetch(question, model.spec.receptive_field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
         degraded = [QUARANTINED] if snapshot.quarantined else []
@@ -137,14 +143,16 @@ class Memories:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
-    async def _fetch(
+    async def fetch(
         self,
         question: Question,
         limit: int,
-        known: Known | None = None,
+        known: Snapshot | None = None,
         *,
         may_be_old: bool = False,
+        rows: bool = True,
     ) -> Snapshot:
+        """From the store, unless that is known to be away."""
         if not self._breaker.admits():
             raise CacheUnavailable("The store has failed too often; it is asked again soon.")
         began = perf_counter()
@@ -154,9 +162,10 @@ class Memories:
                 limit=limit,
                 upto=question.timestamp,
                 layout=question.model.layout,
-                known=known.snapshot if known else None,
+                known=known,
                 within_s=self._fetch_s,
                 may_be_old=may_be_old,
+                rows=rows,
             )
             self._breaker.worked()
             return snapshot
@@ -194,7 +203,7 @@ class Memories:
                     keep_rows(self._cache, snapshot, rows, valid),
                 )
         newest = slice(max(0, events - reads), events)
-        return Memory(
+        return Memory.of(
             "hit" if plan.is_empty else "partial",
             history[newest],
             rows[newest],
@@ -223,10 +232,10 @@ class Memories:
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
         newest = slice(max(0, len(history) - spec.reads), len(history))
-        return Memory("inline", history[newest], rows[newest], plan.count)
+        return Memory.of("inline", history[newest], rows[newest], plan.count)
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:
     """What a candidate is scored on when it stands alone."""
     history = History.of(Timeline.empty(), model.bundle.vocabulary, model.spec.tasks)
-    return Memory(state, history, np.zeros(0, model.spec.row), degraded=degraded)
+    return Memory.of(state, history, np.zeros(0, model.spec.row), degraded=degraded)

@@ -18,6 +18,7 @@ from service.memory import Memories, Memory, Question
 from service.metrics import Metrics
 from service.registry import Registry
 from service.schemas import RankRequest
+from service.searching import Searcher
 from service.timings import Timings
 
 
@@ -37,6 +38,9 @@ class Ranker:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
+        self._searcher = Searcher(
+            self._memories, cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s
+        )
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
@@ -46,8 +50,11 @@ class Ranker:
         """The answer to a request."""
         question = self._understand(request, timings)
         question.check_deadline()
-        memory = await self._memories.remember(question)
         candidates = question.model.lexicon.look_up(request.candidates)
+        if question.model.spec.finds_first:
+            memory = await self._searcher.remember(question, candidates.rows)
+        else:
+            memory = await self._memories.remember(question)
         scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
@@ -85,20 +92,21 @@ class Ranker:
     async def _score(
         self, question: Question, memory: Memory, candidates: Array, caller: Caller
     ) -> Array:
-        records = len(memory.history)
-        sizes = {"candidates": len(candidates), "records": records}
+        slots, records = memory.slots, memory.feed["items"].shape[-1]
+        timestamp = np.asarray(question.timestamp)
+        if slots is not None:
+            candidates = candidates[slots.places]
+            timestamp = timestamp.repeat(len(slots))
+        sizes = {"candidates": candidates.shape[-1], "records": records}
         if question.model.spec.encodes:  # then every event asks as a candidate does
             sizes["events"] = records
         job = Job(
             "rank",
-            {
-                "candidates": candidates,
-                "timestamp": np.asarray(question.timestamp),
-                **memory.feed,
-            },
+            {"candidates": candidates, "timestamp": timestamp, **memory.feed},
             sizes,
             Lane.RANK,
             question.deadline,
+            rows=len(slots) if slots is not None else 0,
         )
         batcher = question.model.batcher
         if caller.is_alone and batcher.takes_at_once(job):
@@ -111,4 +119,4 @@ class Ranker:
         question.timings.queue += job.queue_s
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
-        return scores
+        return scores if slots is None else slots.gathered(scores)

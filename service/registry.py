@@ -42,7 +42,12 @@ class Model:
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, batcher: Batcher) -> Model:
         spec = bundle.spec
-        layout = Layout(bundle.fingerprint, spec.row, spec.reach) if spec.cached_depths else None
+        layout = None
+        if spec.cached_depths:
+            # Rows that any request may find stay as long as their events do.
+            reach = None if spec.search else spec.reach
+            span = spec.record_field if spec.search else None
+            layout = Layout(bundle.fingerprint, spec.row, reach, span)
         return cls(bundle, engine, batcher, Lexicon(bundle.vocabulary), layout)
 
 
