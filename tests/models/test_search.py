@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,24 @@ from hypothesis import strategies as st
 
 from models.search import found_by_category, found_by_score
 from models.spec import Spec, SpecError
-from tests.models.graphs import WIDTH, Timelines, encoded, full, model_of, requested, timelines
+from service.shelves import Shelves, Slots
+from tests.models.graphs import (
+    WIDTH,
+    Timelines,
+    encoded,
+    full,
+    left_padded,
+    model_of,
+    requested,
+    run,
+    sessions_of,
+    timelines,
+)
 
 Array = np.ndarray[Any, Any]
 laws = settings(max_examples=30, deadline=None, derandomize=True)
+EXPORTED = 1e-3  # of logits
+sessions = cache(sessions_of)
 CANDIDATES = np.array([0, 3, 19, 20, 21, 3])
 
 specs = st.builds(
@@ -127,3 +142,45 @@ def test_specs_without_sense(fields: dict[str, Any], said: str) -> None:
     """Options that do not go together are refused in a sentence."""
     with pytest.raises(SpecError, match=said):
         Spec(**fields)
+
+
+def served(spec: Spec, whole: Timelines, records: Array, candidates: Array, now: int) -> Array:
+    """The rank graph's logits of candidates that may attend to all of a history."""
+    names = spec.row.names or ()
+    feed = {
+        "candidates": candidates[None],
+        "timestamp": np.array([now]),
+        **whole.feed(),
+        **dict(zip(names, [records], strict=bool(names))),
+    }
+    scores = run(sessions(spec)["rank"], feed)[0][0]
+    found: Array = np.log(scores / (1 - scores))
+    return found
+
+
+@laws
+@given(spec=specs, count=counts, seed=seeds, padding=st.integers(0, 3))
+def test_graphs_search_as_the_model(spec: Spec, count: int, seed: int, padding: int) -> None:
+    """The graph's scores are the trusted ones: of each layer's finds, or of what was found."""
+    whole = timelines(spec, count, seed=seed)
+    now = int(whole.timestamps.max(initial=0))
+    records, expected = encoded_from(spec, whole), full(model_of(spec), whole, CANDIDATES, now)
+    first = max(0, count - spec.reads)
+    if not spec.finds_first:
+        padded = left_padded(whole[first:], padding)
+        zeros = np.zeros((1, padding, *records.shape[2:]), np.float32)
+        joined = np.concatenate([zeros, records[:, first:]], axis=1)
+        found = served(spec, padded, joined, CANDIDATES, now)
+        assert np.abs(found - expected).max() <= EXPORTED
+        return
+    categories = model_of(spec).categories.numpy()
+    shelves = Shelves(categories[whole.items[0, first:]], spec.search)
+    slots = Slots.of(categories[CANDIDATES], spec)
+    assert sorted({*slots.places.flatten()}) == [*range(len(CANDIDATES))]
+    for kind, row in zip(slots.categories, slots.places, strict=True):
+        places = first + shelves.find(int(kind))
+        seen = Timelines(
+            whole.items[:, places], whole.timestamps[:, places], whole.feedback[:, places]
+        )
+        found = served(spec, seen, records[:, places], CANDIDATES[row], now)
+        assert np.abs(found - expected[row]).max() <= EXPORTED
