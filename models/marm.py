@@ -108,20 +108,31 @@ class Marm(RankingModel):
             return none
         return torch.stack(records, dim=2)
 
-    def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
+    def encode(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        needed: Tensor | None = None,
+    ) -> Tensor:
         """Records of a whole timeline from nothing: (B, T, depth - 1, width).
 
-        In blocks, because a window is all that an event of any of them attends to.
+        In blocks, because a window is all that an event of any of them attends to. Where `needed`
+        (B, T) says that nothing asks for a block, it is left out.
         """
         B, T = items.shape
         block = max(self.spec.window, LEAST_BLOCK)
         none = self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width)
+        wanted = torch.ones(T, dtype=torch.bool) if needed is None else needed.any(dim=0)
         parts = [none]
         for first in range(0, T, block):
+            new = slice(first, first + block)
+            if not wanted[first : first + block + self.spec.record_field].any():
+                parts.append(none.new_zeros(B, items[:, new].shape[1], *none.shape[2:]))
+                continue
             span = slice(max(0, first - self.spec.window), first)
             records = parts[-1][:, -self.spec.window :]
             history = History(items[:, span], timestamps[:, span], feedback[:, span], records)
-            new = slice(first, first + block)
             parts.append(self.append(history, items[:, new], timestamps[:, new], feedback[:, new]))
         return torch.cat(parts, dim=1)
 

@@ -90,7 +90,13 @@ class RankingModel(nn.Module, ABC):
         candidate must not attend to it.
         """
 
-    def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
+    def encode(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        needed: Tensor | None = None,
+    ) -> Tensor:
         """Records of a whole timeline: (B, T, hidden depths, width)."""
         return self.embedding.weight.new_zeros(*items.shape, 0, self.spec.width)
 
@@ -108,7 +114,8 @@ class RankingModel(nn.Module, ABC):
         position = torch.arange(items.shape[1], device=items.device)
         gaps_s = now[:, :, None] - timestamps[:, None, :]  # (B, N, T)
         masked = self._missed(candidates, items, position < ends[:, :, None])
-        history = History(items, timestamps, feedback, self.encode(items, timestamps, feedback))
+        records = self.encode(items, timestamps, feedback, ~masked.all(dim=1))
+        history = History(items, timestamps, feedback, records)
         return self.answer(candidates, gaps_s, masked, history)
 
     def _missed(self, candidates: Tensor, items: Tensor, seen: Tensor) -> Tensor:

@@ -151,8 +151,9 @@ class Memories:
         *,
         may_be_old: bool = False,
         rows: bool = True,
+        patience: float = 1.0,
     ) -> Snapshot:
-        """From the store, unless that is known to be away."""
+        """From the store, unless that is known to be away; `patience` times as long as usual."""
         if not self._breaker.admits():
             raise CacheUnavailable("The store has failed too often; it is asked again soon.")
         began = perf_counter()
@@ -163,7 +164,7 @@ class Memories:
                 upto=question.timestamp,
                 layout=question.model.layout,
                 known=known,
-                within_s=self._fetch_s,
+                within_s=self._fetch_s and self._fetch_s * patience,
                 may_be_old=may_be_old,
                 rows=rows,
             )

@@ -7,10 +7,12 @@ the rows of the events that were found, by position.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 
 import numpy as np
 
 from cache.base import Cache
+from cache.chunk import CHUNK_EVENTS
 from cache.errors import CacheMismatch, CacheUnavailable, StaleVersion
 from cache.timeline import Timeline
 from service.chores import Chores
@@ -26,6 +28,10 @@ from service.shelves import Slots
 
 MOST_OVERTAKEN = 5
 """Times that a user may be written between the two reads before a request goes on without."""
+
+
+SHORT = 1_000
+"""Events that are read within the time a request waits for the store; more get more of it."""
 
 
 class Searcher:
@@ -80,10 +86,13 @@ class Searcher:
         known = self._near.get(key, now_s)
         last = known.snapshot if known and now_s < known.good_until_s else None
         limit = model.spec.receptive_field
-        snapshot = await self._memories.fetch(question, limit, last, may_be_old=True, rows=False)
+        patience = max(1.0, limit / SHORT)
+        snapshot = await self._memories.fetch(
+            question, limit, last, may_be_old=True, rows=False, patience=patience
+        )
         least = question.request.min_version
         if least is not None and snapshot.version < least:
-            snapshot = await self._memories.fetch(question, limit, rows=False)
+            snapshot = await self._memories.fetch(question, limit, rows=False, patience=patience)
         if known is not None and snapshot is last:
             return known
         library = Library.of(snapshot, model)
@@ -158,5 +167,10 @@ class Searcher:
         if library.snapshot is None or not chunks:
             return
         question.check_deadline()
-        stored = await self._cache.fetch_rows(library.snapshot, chunks, within_s=self._fetch_s)
+        within_s = self._fetch_s and self._fetch_s * max(1.0, len(chunks) * CHUNK_EVENTS / SHORT)
+        began = perf_counter()
+        try:
+            stored = await self._cache.fetch_rows(library.snapshot, chunks, within_s=within_s)
+        finally:
+            question.timings.cache += perf_counter() - began
         library.take(chunks, stored)

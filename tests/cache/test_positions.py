@@ -136,6 +136,7 @@ async def test_rows_stay_as_long_as_their_events(store: Store) -> None:
     assert kept <= len(found.stored.bounds)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1_000), st.booleans())
 def test_chunks_are_not_small(count: int, is_last: bool) -> None:
     """However a page is cut, only its last chunk, and only the timeline's last page, are small."""
