@@ -5,7 +5,9 @@
 --       3 '1' = wipe what is left of an earlier timeline, 4 expiry of the timeline (unix ms, 0 = never),
 --       5 time to live of the rows (ms), 6 '1' = there are rows, 7 '1' = remove them all first,
 --       8 bound before which rows are out of reach ('' = unknown), 9 row chunks within reach,
---       10 to 13: how many chunks to drop, chunks to put, rows to drop, rows to put follow
+--       10 to 13: how many chunks to drop, chunks to put, rows to drop, rows to put follow,
+--       14 how many order keys follow behind those: of this many chunks (15), from the one on in
+--       which the key lies, the rows are untrue
 -- Answer: the version, or false if the user is at another or has to be read again.
 local expected = ARGV[1]
 if (redis.call('HGET', KEYS[1], 'v') or '') ~= expected then return false end
@@ -13,7 +15,7 @@ if (redis.call('HGET', KEYS[1], 'v') or '') ~= expected then return false end
 if expected ~= '' and redis.call('EXISTS', KEYS[2]) == 0 then return false end
 
 local version = expected:match('^%d+')
-local next_argument = 14
+local next_argument = 16
 
 local function take()
   next_argument = next_argument + 1
@@ -59,6 +61,16 @@ if ARGV[6] == '1' then
   local rows = KEYS[4]
   if ARGV[7] == '1' then redis.call('DEL', rows) end
   for _ = 1, tonumber(ARGV[12]) do redis.call('HDEL', rows, take()) end
+  local put = next_argument
+  next_argument = put + 2 * tonumber(ARGV[13])
+  for _ = 1, tonumber(ARGV[14]) do
+    local floor = redis.call('ZREVRANGEBYLEX', KEYS[2], '[' .. take(), '-', 'LIMIT', 0, 1)[1]
+    local from = floor and '[' .. floor or '-'
+    for _, bound in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], from, '+', 'LIMIT', 0, ARGV[15])) do
+      redis.call('HDEL', rows, bound)
+    end
+  end
+  next_argument = put
   for _ = 1, tonumber(ARGV[13]) do
     local bound, value = take(), take()
     redis.call('HSET', rows, bound, value)

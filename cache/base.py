@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
+from cache.reading import StoredRows
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 
-__all__ = ["Cache", "Layout", "Notes", "Sweeps"]
+__all__ = ["Cache", "Layout", "Notes", "StoredRows", "Sweeps"]
 
 
 class Notes(Protocol):
@@ -45,13 +46,25 @@ class Cache(Notes, Protocol):
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,
+        rows: bool = True,
     ) -> Snapshot:
         """Reads the newest `limit` events with timestamp <= `upto`, and their rows: one round trip.
 
         Answers `known` itself if that is what it would read: a small round trip tells. With
         `around` (events about to be merged) it also reads what the merge will touch, and `upto`
-        must be None. With `may_be_old` a replica may answer, if the store was opened so. Raises
-        `CacheUnavailable`, after `within_s` or the store's own timeout.
+        must be None. With `may_be_old` a replica may answer, if the store was opened so. Without
+        `rows` none are read: `fetch_rows` reads those that are needed. Raises `CacheUnavailable`,
+        after `within_s` or the store's own timeout.
+        """
+        ...
+
+    async def fetch_rows(
+        self, snapshot: Snapshot, chunks: Sequence[int], *, within_s: float | None = None
+    ) -> StoredRows:
+        """Reads the rows of these chunks of the snapshot's stored tail, ascending: one round trip.
+
+        Raises `StaleVersion` if the user was written since the snapshot was read, and
+        `CacheUnavailable`.
         """
         ...
 

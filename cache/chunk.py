@@ -11,6 +11,14 @@ from cache.timeline import Timeline
 CHUNK_EVENTS = 32
 """Appends fill the last chunk up to this; late events may grow another to twice as many."""
 
+LEAST_EVENTS = 27
+"""In every chunk but the first and the last: 81 events are the first to be cut into three."""
+
+
+def chunks_for(events: int) -> int:
+    """In how many chunks so many consecutive events lie, at most."""
+    return events // LEAST_EVENTS + 3
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -12,8 +12,8 @@ from typing import TypeVar
 import lmdb
 
 from cache import keys, lmdb_store
-from cache.codec import CodecError, decode_version
-from cache.errors import CacheUnavailable
+from cache.codec import CodecError, decode_version, encode_version
+from cache.errors import CacheUnavailable, StaleVersion
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import LmdbKeys
 from cache.layout import Layout
@@ -21,7 +21,7 @@ from cache.lmdb_store import Room, Txn
 from cache.lmdb_writer import LmdbWriter
 from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
-from cache.reading import OnEvent, read
+from cache.reading import OnEvent, StoredRows, read, read_rows
 from cache.snapshot import Change, Snapshot
 from cache.timeline import Event
 from cache.writing import write
@@ -91,6 +91,7 @@ class LmdbCache:
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,
+        rows: bool = True,
     ) -> Snapshot:
         if (
             known is not None
@@ -98,7 +99,7 @@ class LmdbCache:
             and self._read(partial(lmdb_store.is_unchanged, seal=known.seal))
         ):
             return known
-        question = Question.about(user_id, limit, upto, layout, around)
+        question = Question.about(user_id, limit, upto, layout, around, rows=rows)
         for _ in range(MOST_DAMAGES):
             answer = self._answer(question)
             try:
@@ -113,6 +114,19 @@ class LmdbCache:
             except CodecError:
                 await self._patience.wait(self._put_aside(question.owner, answer), within_s)
         raise CacheUnavailable("The timeline was damaged again and again while it was read.")
+
+    async def fetch_rows(
+        self, snapshot: Snapshot, chunks: Sequence[int], *, within_s: float | None = None
+    ) -> StoredRows:
+        owner = keys.owner_of(snapshot.user_id)
+        fingerprint = snapshot.layout.fingerprint if snapshot.layout else ""
+        bounds = [snapshot.stored.bounds[chunk] for chunk in chunks]
+        version, values = self._read(
+            partial(lmdb_store.rows_at, owner=owner, fingerprint=fingerprint, bounds=bounds)
+        )
+        if version != encode_version(LmdbKeys(owner).version, snapshot.version):
+            raise StaleVersion(f"Somebody wrote this user since version {snapshot.version}.")
+        return read_rows(snapshot, chunks, values, now_s=self._clock(), on_event=self._on_event)
 
     async def append(self, change: Change) -> int:
         writes = write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import unpack_from
 from typing import Any, NamedTuple
 
@@ -71,6 +71,15 @@ def answer(txn: Txn, question: Question, keep: int) -> Answer:
     return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows, seal)
 
 
+def rows_at(
+    txn: Txn, owner: bytes, fingerprint: str, bounds: Sequence[bytes]
+) -> tuple[bytes | None, list[bytes | None]]:
+    """The version, and the rows of these chunks."""
+    place = LmdbKeys(owner)
+    start = place.rows(fingerprint)
+    return txn.get(place.version), [txn.get(start + bound) for bound in bounds]
+
+
 def is_unchanged(txn: Txn, seal: Seal) -> bool:
     """Whether the user is at the version of an answer, and its row chunks are still there."""
     key, value, *others = seal  # the version's, then those of the row chunks
@@ -100,6 +109,7 @@ def apply(txn: Txn, writes: Writes, room: Room) -> int:
         txn.put(place.version, encode_version(place.version, version))
         txn.put(place.head, writes.head)
     if writes.fingerprint:
+        _drop_untrue(txn, place, writes)
         _write_rows(txn, place.rows(writes.fingerprint), writes)
     for fingerprint in writes.drop_fingerprints:
         _delete_all(txn, place.rows(fingerprint))
@@ -272,6 +282,22 @@ def _write_rows(txn: Txn, prefix: bytes, writes: Writes) -> None:
         txn.put(prefix + bound, value)
     if writes.oldest_rows:
         _delete_all(txn, prefix, before=prefix + writes.oldest_rows)
+
+
+def _drop_untrue(txn: Txn, place: LmdbKeys, writes: Writes) -> None:
+    """Removes the rows of so many chunks, from that of each key on."""
+    if not writes.fingerprint:
+        return
+    prefix, rows = place.chunks, place.rows(writes.fingerprint)
+    cursor = txn.cursor()
+    for key in writes.untrue_keys:
+        is_there = _seek(cursor, prefix + key, prefix) and cursor.key() == prefix + key
+        found = is_there or _seek_before(cursor, prefix, key) or _seek(cursor, prefix, prefix)
+        for _ in range(writes.untrue_chunks):
+            if not found:
+                break
+            txn.delete(rows + cursor.key()[len(prefix) :])
+            found = cursor.next() and cursor.key().startswith(prefix)
 
 
 def _items(txn: Txn, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

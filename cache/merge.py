@@ -34,6 +34,7 @@ class Merged:
     cut: int  # events trimmed from the front of the tail that was read
     spoiled: tuple[bytes, bool] | None  # first key whose row (False) or next row (True) is untrue
     is_late: bool  # something other than the end changed: rows of others are untrue too
+    late: tuple[bytes, ...]  # order keys of all that changed before the end
 
 
 def merge(
@@ -96,4 +97,5 @@ def merge(
         cut=sum(page.trimmed for page in pages[len(elsewhere) :]),
         spoiled=spoiled,
         is_late=spoiled is not None and spoiled[0] < end,
+        late=tuple(sorted({key for key, _ in changes if key < end})),
     )

@@ -27,6 +27,7 @@ class Question:
     layout: Layout | None
     around: tuple[bytes, ...]  # order keys of events about to be merged, ascending
     events: int  # how many those are, with repetitions
+    rows: bool = True  # whether to read the rows too
 
     @classmethod
     def about(
@@ -36,21 +37,23 @@ class Question:
         upto: int | None,
         layout: Layout | None,
         around: Sequence[Event],
+        *,
+        rows: bool = True,
     ) -> Question:
         if around and upto is not None:
             raise ValueError("This is a bug: events are merged into a whole timeline.")
         order = tuple(sorted({event.key for event in around}))
-        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around))
+        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around), rows)
 
     @property
     def least(self) -> int:
         """Events to read: a write must also see where rows fall out of reach."""
-        reach = self.layout.reach if self.layout and self.around else 0
-        return max(self.limit, reach, 1)
+        return max(self.limit, self.reach if self.around else 0, 1)
 
     @property
     def reach(self) -> int:
-        return self.layout.reach if self.layout else 0
+        """Newest events with rows, as far as it has to be known: 0 where rows leave with events."""
+        return (self.layout.reach or 0) if self.layout else 0
 
     @property
     def end(self) -> bytes | None:
@@ -59,7 +62,7 @@ class Question:
 
     @property
     def wants_rows(self) -> bool:
-        return self.layout is not None and self.layout.row.itemsize > 0
+        return self.rows and self.layout is not None and self.layout.row.itemsize > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ class Writes:
     reset_rows: bool = False  # remove all of its rows first
     put_rows: Sequence[tuple[bytes, bytes]] = ()
     drop_rows: Sequence[bytes] = ()
+    untrue_keys: Sequence[bytes] = ()  # rows in so many chunks from that of each key on are untrue
+    untrue_chunks: int = 0
     oldest_rows: bytes = b""  # rows of chunks before this bound are out of reach
     most_rows: int = 0  # row chunks there are at most, when none is out of reach
     drop_fingerprints: Sequence[str] = ()

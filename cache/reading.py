@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 
 from cache.chunk import Chunk
 from cache.codec import CodecError, decode_chunks, decode_head, rows_decoder
 from cache.head import Head
+from cache.keys import owner_of
+from cache.layout import Layout
 from cache.raw import Answer, Question
-from cache.snapshot import Mask, Snapshot, Stored
+from cache.snapshot import Mask, Rows, Snapshot, Stored
 from cache.timeline import Timeline, frozen
 
 NO_ROWS = np.dtype([])
+ALL = np.ones(0, np.bool_)
 
 OnEvent = Callable[[str], None]
 
@@ -37,8 +43,9 @@ def read(
     has_first = not tail or bounds[0] == answer.first
     if head and has_first and not answer.newer:
         _check_count(head, timeline)
-    rows = _Rows(question, head, now_s, on_event)
-    rows.read(bounds, counts, answer.rows[::-1] if head else (), timeline)
+    epoch = head.epoch if head else 0
+    rows = _Rows(question.owner, question.layout, epoch, now_s, on_event)
+    rows.read(bounds, counts, answer.rows[::-1] if head else (), timeline.hashes)
     stop = len(timeline) if question.upto is None else _stop(timeline, question.upto)
     start = max(stop - question.limit, 0)
     return Snapshot(
@@ -55,7 +62,7 @@ def read(
         limit=question.limit,
         good_from=int(timeline.timestamps[stop - 1]) if stop else 0,
         good_until_s=(
-            _good_until_s(head, rows, rows.valid[start:stop])
+            _good_until_s(head, rows, rows.valid[start:stop] if question.rows else ALL)
             if stop == len(timeline) and not answer.newer
             else 0.0
         ),
@@ -75,6 +82,37 @@ def read(
         ),
         skipped=start,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows of some chunks, one after the other, and which of them are there and true."""
+
+    rows: Rows
+    valid: Mask
+    written_at_s: float | None
+    """Unix time of the newest write among them."""
+    good_until_s: float
+    """Unix time when the first of them expires."""
+
+
+def read_rows(
+    snapshot: Snapshot,
+    chunks: Sequence[int],
+    values: Sequence[bytes | None],
+    *,
+    now_s: float,
+    on_event: OnEvent,
+) -> StoredRows:
+    """What a store answered for some chunks of a snapshot's tail, at the snapshot's version."""
+    stored, stops = snapshot.stored, list(accumulate(snapshot.stored.counts))
+    counts = [stored.counts[chunk] for chunk in chunks]
+    hashes = [stored.timeline.hashes[stops[c] - stored.counts[c] : stops[c]] for c in chunks]
+    epoch = stored.head.epoch if stored.head else 0
+    found = _Rows(owner_of(snapshot.user_id), snapshot.layout, epoch, now_s, on_event)
+    joined = np.concatenate(hashes) if hashes else np.zeros(0, np.uint32)
+    found.read([stored.bounds[chunk] for chunk in chunks], counts, values, joined)
+    return StoredRows(found.rows, found.valid, found.written_at_s, found.good_until_s)
 
 
 def _good_until_s(head: Head | None, rows: _Rows, valid: Mask) -> float:
@@ -124,12 +162,16 @@ class _Rows:
     """Joins the row chunks of a tail; each row counts only for the event whose hash it carries."""
 
     def __init__(
-        self, question: Question, head: Head | None, now_s: float, on_event: OnEvent
+        self,
+        owner: bytes,
+        layout: Layout | None,
+        epoch: int,
+        now_s: float,
+        on_event: OnEvent,
     ) -> None:
-        self._layout = question.layout
-        self._wanted = question.wants_rows
-        self._owner = question.owner
-        self._epoch = head.epoch if head else 0
+        self._layout = layout
+        self._owner = owner
+        self._epoch = epoch
         self._now_s = now_s
         self._on_event = on_event
         self.written_at_s: float | None = None
@@ -141,15 +183,16 @@ class _Rows:
         bounds: Sequence[bytes],
         counts: Sequence[int],
         values: Sequence[bytes | None],
-        timeline: Timeline,
+        expected: npt.NDArray[np.uint32],
     ) -> None:
-        if not self._layout or not self._wanted:
-            self.rows = frozen(np.zeros(len(timeline), NO_ROWS))
-            self.valid = frozen(np.ones(len(timeline), np.bool_))
+        """`expected` are the hashes of the chunks' events."""
+        if not self._layout or not self._layout.row.itemsize:
+            self.rows = frozen(np.zeros(len(expected), NO_ROWS))
+            self.valid = frozen(np.ones(len(expected), np.bool_))
             return
         if not any(values):
-            self.rows = frozen(np.zeros(len(timeline), self._layout.row))
-            self.valid = frozen(np.zeros(len(timeline), np.bool_))
+            self.rows = frozen(np.zeros(len(expected), self._layout.row))
+            self.valid = frozen(np.zeros(len(expected), np.bool_))
             return
         size = self._layout.row.itemsize
         hashes: list[bytes] = []
@@ -175,4 +218,4 @@ class _Rows:
                 hashes.append(bytes(4 * (count - here)))
                 rows.append(bytes(size * (count - here)))
         self.rows = np.frombuffer(b"".join(rows), self._layout.row)
-        self.valid = frozen(np.frombuffer(b"".join(hashes), np.uint32) == timeline.hashes)
+        self.valid = frozen(np.frombuffer(b"".join(hashes), np.uint32) == expected)

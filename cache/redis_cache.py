@@ -20,7 +20,7 @@ from cache.keys import RedisKeys
 from cache.layout import Layout
 from cache.patience import MOST_DAMAGES, Patience, was_late
 from cache.raw import Answer, Question, Seal, Writes
-from cache.reading import OnEvent, read
+from cache.reading import OnEvent, StoredRows, read, read_rows
 from cache.redis_glance import sealed
 from cache.redis_link import Command
 from cache.redis_url import RedisUrl
@@ -91,6 +91,7 @@ class RedisCache:
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,
+        rows: bool = True,
     ) -> Snapshot:
         if (
             known is not None
@@ -98,9 +99,14 @@ class RedisCache:
             and await self._is_unchanged(known.seal, within_s or self._timeout_s)
         ):
             return known
-        question = Question.about(user_id, limit, upto, layout, around)
+        question = Question.about(user_id, limit, upto, layout, around, rows=rows)
         reading = self._read(question, may_be_old=may_be_old and self._replica_reads)
         return await self._patience.wait(reading, within_s)
+
+    async def fetch_rows(
+        self, snapshot: Snapshot, chunks: Sequence[int], *, within_s: float | None = None
+    ) -> StoredRows:
+        return await self._patience.wait(self._read_rows(snapshot, chunks), within_s)
 
     async def append(self, change: Change) -> int:
         owner = keys.owner_of(change.user_id)
@@ -287,6 +293,21 @@ class RedisCache:
                     may_be_old = False
         raise CacheUnavailable("The timeline was damaged again and again while it was read.")
 
+    async def _read_rows(self, snapshot: Snapshot, chunks: Sequence[int]) -> StoredRows:
+        place = RedisKeys(keys.owner_of(snapshot.user_id))
+        bounds = [snapshot.stored.bounds[chunk] for chunk in chunks]
+        fingerprint = snapshot.layout.fingerprint if snapshot.layout else ""
+        async with self._translated():
+            # The version is read behind the rows: they are of no later one.
+            values, version = await self._link.send(
+                place.timeline,
+                ("HMGET", place.rows(fingerprint), *bounds),
+                ("HGET", place.timeline, "v"),
+            )
+        if version != encode_version(place.timeline, snapshot.version):
+            raise StaleVersion(f"Somebody wrote this user since version {snapshot.version}.")
+        return read_rows(snapshot, chunks, values, now_s=self._clock(), on_event=self._on_event)
+
     async def _answer(self, question: Question, keep: int, *, may_be_old: bool) -> Answer:
         place = RedisKeys(question.owner)
         named = [place.timeline, place.index, place.quarantine]
@@ -336,10 +357,13 @@ class RedisCache:
             len(writes.put_chunks),
             len(writes.drop_rows),
             len(writes.put_rows),
+            len(writes.untrue_keys),
+            writes.untrue_chunks,
             *writes.drop_chunks,
             *(part for put in writes.put_chunks for part in put),
             *writes.drop_rows,
             *(part for put in writes.put_rows for part in put),
+            *writes.untrue_keys,
         ]
         return named, arguments
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.chunk import Chunk
+from cache.chunk import Chunk, chunks_for
 from cache.codec import encode_chunk, encode_head, encode_rows
 from cache.head import Head
 from cache.keys import owner_of, short
 from cache.layout import Layout
 from cache.raw import Writes
 from cache.snapshot import Change, Mask, Rows
+
+MOST_LATE = 64
+"""Late events of one write that are looked after one by one; with more, all rows are untrue."""
 
 
 def write(
@@ -27,16 +31,22 @@ def write(
     is_changed = change.has_news
     if not is_changed and old is None:
         return None  # rows of a timeline that is not there
+    layout = snapshot.layout if snapshot.layout and snapshot.layout.row.itemsize else None
+    own = short(layout.fingerprint) if layout else None
+    late = merged.late if merged else ()
+    # Where rows depend on few events, most of them outlive a late one.
+    is_spared = bool(late) and len(late) <= MOST_LATE and layout is not None and bool(layout.span)
+    named = old.fingerprints if old else ()
     head = Head(
         count=merged.count if merged else old.count if old else 0,
         epoch=old.epoch if old else secrets.randbits(63),
         trimmed=(old is not None and old.trimmed) or (merged is not None and merged.has_trimmed),
         expires_at_s=now_s + timeline_ttl_s if timeline_ttl_s else 0.0,
-        fingerprints=old.fingerprints if old and not is_late else (),
+        fingerprints=tuple(n for n in named if not is_late or (is_spared and n == own)),
     )
-    rows = _RowWrites(change, is_late or old is None)
+    is_reset = old is None or (is_late and not is_spared)
+    rows = _RowWrites(change, layout, is_reset)
     put_rows = rows.encode(owner, head.epoch, now_s, now_s + record_ttl_s)
-    own = short(rows.layout.fingerprint) if rows.layout else None
     if own and put_rows and own not in head.fingerprints:
         head = _with_fingerprint(head, own)
         is_changed = True  # versions guard the list of fingerprints too
@@ -55,14 +65,14 @@ def write(
         drop_chunks=merged.drop if merged else (),
         expires_at_s=head.expires_at_s,
         fingerprint=own,
-        reset_rows=own is not None and (is_late or old is None),
+        reset_rows=own is not None and is_reset,
+        untrue_keys=late if own and not is_reset else (),
+        untrue_chunks=chunks_for(layout.span) if is_spared and layout and layout.span else 0,
         put_rows=put_rows,
         drop_rows=rows.drop,
         oldest_rows=rows.oldest,
         most_rows=rows.in_reach,
-        drop_fingerprints=[
-            name for name in (old.fingerprints if old and is_late else ()) if name != own
-        ],
+        drop_fingerprints=[name for name in named if is_late and name != own],
     )
 
 
@@ -73,10 +83,9 @@ def _with_fingerprint(head: Head, own: str) -> Head:
 class _RowWrites:
     """Which row chunks a change writes, and which fall out of reach."""
 
-    def __init__(self, change: Change, is_reset: bool) -> None:
+    def __init__(self, change: Change, layout: Layout | None, is_reset: bool) -> None:
         snapshot, merged = change.snapshot, change.merged
-        layout = snapshot.layout
-        self.layout: Layout | None = layout if layout and layout.row.itemsize else None
+        self.layout = layout
         self.drop: list[bytes] = []
         self.oldest = b""
         self.in_reach = 0
@@ -88,7 +97,7 @@ class _RowWrites:
         known = set(stored.bounds)
         self.drop += merged.drop if merged else ()
         rows, valid, fresh = change.whole_rows()
-        reach = self.layout.reach - stored.newer
+        reach = math.inf if self.layout.reach is None else self.layout.reach - stored.newer
         position = len(valid)
         for chunk in reversed(chunks):
             stop, position = position, position - len(chunk)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from models.search import found_by_score
 from models.spec import TIME_GAP_EDGES_S
 
 #: Added to the score of a history event that a target must not see; its weight is exactly zero.
@@ -112,6 +113,18 @@ class TargetAttention(Layer):
         v = self.by_head(torch.cat([null_value, values], dim=1))
         weights = torch.softmax(q @ k.transpose(2, 3) + bias, dim=-1)  # (B, heads, C, 1 + R)
         return (weights @ v).transpose(1, 2).reshape(B, C, width)
+
+    @torch.no_grad()
+    def cut(self, targets: Tensor, keys: Tensor, bias: Tensor, most: int) -> Tensor:
+        """A bias under which each target attends to the `most` events of the highest scores only.
+
+        The score is the sum of the heads' own, so that what is found is what would weigh.
+        """
+        query = self.query(targets) / math.sqrt(targets.shape[-1] // self.heads)
+        scores = query @ keys.transpose(1, 2) + bias[..., 1:].sum(dim=1)
+        seen = (bias[..., 1:] > MASKED).any(dim=1).expand(scores.shape)
+        found = found_by_score(scores, seen, most)
+        return bias + nn.functional.pad(torch.where(found, 0.0, MASKED), (1, 0))[:, None]
 
     def weigh_evenly(self, null_events: float) -> None:
         even = math.sqrt(math.log(null_events) / math.sqrt(len(self.null_key) // self.heads))

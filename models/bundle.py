@@ -58,10 +58,19 @@ class Graph:
 class Vocabulary:
     """Item ids to embedding rows; an unknown id falls on one of the shared, trained rows."""
 
-    def __init__(self, ids: list[str], names: list[str | None], fallback_rows: int) -> None:
+    def __init__(
+        self,
+        ids: list[str],
+        names: list[str | None],
+        fallback_rows: int,
+        categories: Sequence[int] = (),
+    ) -> None:
         self.ids = ids
         self.names = names
         self.fallback_rows = fallback_rows
+        #: (rows,) int64, 0 where there is none: what a search by category looks for.
+        self.categories = np.zeros(len(ids) + fallback_rows, np.int64)
+        self.categories[: len(categories)] = categories
         self._rows: dict[str, int] = {item_id: row for row, item_id in enumerate(ids)}
 
     def __len__(self) -> int:
@@ -166,7 +175,10 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
         raise BundleError(f"{path}: {error}") from error
     items = pq.read_table(path / "items.parquet")
     vocabulary = Vocabulary(
-        items["item_id"].to_pylist(), items["name"].to_pylist(), spec.fallback_rows
+        items["item_id"].to_pylist(),
+        items["name"].to_pylist(),
+        spec.fallback_rows,
+        items["category"].to_pylist() if spec.finds_first else (),
     )
     fingerprint = manifest["fingerprint"]
     found = fingerprint_of(spec, _tensors(path / "weights.safetensors"), vocabulary.ids)
@@ -260,10 +272,14 @@ def _swap(draft: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def write_items(path: Path, ids: list[str], names: list[str | None]) -> None:
+def write_items(
+    path: Path, ids: list[str], names: list[str | None], categories: Sequence[int] | None = None
+) -> None:
     """Writes the vocabulary: row i is item i, with its name where one is known."""
-    table = pa.table({"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())})
-    pq.write_table(table, path)
+    columns = {"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())}
+    if categories is not None:
+        columns["category"] = pa.array(categories, pa.int64())
+    pq.write_table(pa.table(columns), path)
 
 
 def sha256_of(path: Path) -> str:

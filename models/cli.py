@@ -30,6 +30,10 @@ BundlePath = Annotated[Path, typer.Option("--bundle", help="Folder that `marmot 
 Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
 
 
+#: What the family sim searches in, and how many events it finds, unless told otherwise.
+LONG_HISTORY, SEARCH = 10_000, 100
+
+
 class UsageError(Exception):
     """Options that do not go together."""
 
@@ -59,6 +63,18 @@ def train(
     time_gap: Annotated[
         Literal["on", "off"], typer.Option(help="Whether time counts, or order alone.")
     ] = "on",
+    history: Annotated[
+        int | None,
+        typer.Option(min=1, help="Newest events to search in.", show_default="none; sim: 10000"),
+    ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(min=1, help="Events to find in them.", show_default="100, with --history"),
+    ] = None,
+    search_by: Annotated[
+        Literal["category", "attention"] | None,
+        typer.Option(help="What is relevant.", show_default="category where the items have one"),
+    ] = None,
     embedding: Annotated[str, typer.Option(help="How items become vectors.")] = "full",
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the events, at most.")
@@ -95,9 +111,17 @@ def train(
     with --negatives, HR@10, NDCG@10 and MRR in the whole unseen catalogue for 1,000 users.
     """
     from models.events import read_events  # noqa: PLC0415
-    from models.items import read_names  # noqa: PLC0415
+    from models.items import read_categories, read_names  # noqa: PLC0415
 
     names = read_names(items) if items else {}
+    categories = read_categories(items) if items else None
+    if family == "sim" and history is None:
+        history = LONG_HISTORY
+    if history is None and (search is not None or search_by is not None):
+        raise UsageError("--search and --search-by say how to search; --history says in how much")
+    if history is not None and search_by == "category" and categories is None:
+        where = f"{items} has no column of categories" if items else "there is no --items file"
+        raise UsageError(f"--search-by category needs the items' categories, and {where}")
     wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]
     table = read_events(events, wanted)
     spec = Spec(
@@ -110,6 +134,9 @@ def train(
         time_gap=time_gap == "on",
         embedding=embedding,
         cache_dtype=cache_dtype,
+        history=history or 0,
+        search=(search or SEARCH) if history else 0,
+        search_by=search_by or ("attention" if categories is None and history else "category"),
     )
     _share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)
@@ -119,6 +146,7 @@ def train(
         spec,
         out,
         names,
+        categories=categories if spec.finds_first else None,
         epochs=epochs,
         seed=seed,
         holdout=holdout,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -23,12 +25,15 @@ from models.catalogue_metrics import measure_catalogue
 from models.evaluate import measure
 from models.events import EventTable
 from models.export import export
+from models.items import numbered
 from models.progress import bar
 from models.reference import Reference
 from models.spec import Spec
 
 #: Ranking a whole catalogue takes a while for each; `marmot evaluate` asks about all of them.
 MEASURED_USERS = 1_000
+
+Array = np.ndarray[Any, Any]
 
 
 class NothingToLearn(ValueError):
@@ -41,6 +46,7 @@ def run_course(
     out: Path,
     names: dict[str, str],
     *,
+    categories: Mapping[str, str] | None = None,
     epochs: int | None = None,
     seed: int = 0,
     holdout: float = 0.1,
@@ -50,7 +56,10 @@ def run_course(
     version: str | None = None,
     lineage: str | None = None,
 ) -> Bundle:
-    """Trains on all but the holdout and leaves a verified bundle at `out`."""
+    """Trains on all but the holdout and leaves a verified bundle at `out`.
+
+    `categories` are those of the items, by id, where a search goes by them.
+    """
     check_target(out)
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
@@ -61,7 +70,8 @@ def run_course(
             "to compare with"
         )
     recipe = train.Recipe(epochs=epochs, negatives=negatives, negative_sampling=negative_sampling)
-    trained = _trained(seen, spec, recipe, seed)
+    numbers = None if categories is None else numbered(seen.item_ids, categories)
+    trained = _trained(seen, spec, recipe, seed, numbers)
     reference = Reference(trained.model, table, seen.item_ids)
     metrics: dict[str, Any] = {}
     with bar("measuring") as advance:
@@ -104,7 +114,9 @@ def run_course(
     return load_bundle(out)
 
 
-def _trained(seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int) -> train.Trained:
+def _trained(
+    seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int, categories: Array | None
+) -> train.Trained:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -125,7 +137,7 @@ def _trained(seen: EventTable, spec: Spec, recipe: train.Recipe, seed: int) -> t
             )
 
         torch.set_flush_denormal(True)
-        return train.train(seen, spec, recipe, seed=seed, on_step=show)
+        return train.train(seen, spec, recipe, seed=seed, categories=categories, on_step=show)
 
 
 def _finite(value: float) -> float | None:

@@ -19,6 +19,7 @@ from models.convert import convert as convert_log
 from models.event_source import EventsError
 from models.log_formats import EVENT_COLUMNS, FORMATS
 from models.log_rules import RuleError, parse_rule, parse_task
+from models.long_range import LongRange, write_long_range
 from models.synthetic_memory import write_memory_example
 
 app = typer.Typer(
@@ -186,6 +187,37 @@ def _wish(columns: str, tasks: list[str], where: list[str], positive: str | None
     except RuleError as error:
         raise typer.BadParameter(str(error)) from error
     return Wish("", Path(), Path(), mapped, named, conditions, positive)
+
+
+@app.command("long-range", epilog="Example: marmot data long-range --out var/long --users 200")
+def long_range(
+    *,
+    out: Out,
+    users: Annotated[int, typer.Option(min=2, help="How many users to make up.")] = 200,
+    distance: Annotated[
+        int, typer.Option(min=1, help="How many events back the one lies that decides.")
+    ] = 5_000,
+    topics_per_user: Annotated[
+        int, typer.Option(min=2, help="Deciding events of a user, one for each probe.")
+    ] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate events whose labels depend on one event far back, and items with categories."""
+    with _errors(), _bar() as progress:
+        progress("generating", 0, 0)
+        try:
+            shape = LongRange(
+                users,
+                distance,
+                topics=max(64, 2 * topics_per_user),
+                topics_per_user=topics_per_user,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        events, items = write_long_range(out, shape, seed)
+    answer = {"events": str(events), "items": str(items), "users": users, "seed": seed}
+    typer.echo(json.dumps(answer) if as_json else events)
 
 
 @contextmanager

@@ -74,7 +74,8 @@ def export(
         for proto, graph in graphs.values():
             onnx.save(proto, folder / graph.file)
         safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
-        write_items(folder / "items.parquet", item_ids, item_names)
+        categories = model.categories[: len(item_ids)].tolist() if model.spec.finds_first else None
+        write_items(folder / "items.parquet", item_ids, item_names, categories)
         np.savez(folder / "example.npz", **_example(model, runs))  # type: ignore[arg-type]
 
     write_bundle(path, manifest, fill)
@@ -115,7 +116,7 @@ def _timeline(model: RankingModel, batch: int, events: int, random: np.random.Ge
 def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
     """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
-    past = _timeline(model, 1, model.spec.reads, random)
+    past = _timeline(model, 1, model.spec.attends, random)
     rows = model.items + model.spec.fallback_rows
     names = model.spec.row.names or ()
     records = _run(runs["encode"], past) if names else []
@@ -130,7 +131,7 @@ def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> F
 def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> None:
     """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
     random = np.random.default_rng(0)
-    reads, names = model.spec.reads, model.spec.row.names or ()
+    reads, names = model.spec.attends, model.spec.row.names or ()
     for batch, events, old in ((1, 1, 0), (1, reads + 3, reads), (2, 2 * reads + 6, 7)):
         whole = _timeline(model, batch, events, random)
         cached: Feed = {}

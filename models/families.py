@@ -14,12 +14,19 @@ from models.graph import GraphBuilder
 from models.graph_weights import GraphWeights
 from models.marm import Marm
 from models.ranking_model import RankingModel
+from models.sim import Sim
 from models.stca import Stca
 
 #: Writes a graph of a model's weights.
 Writer = Callable[[GraphWeights, GraphBuilder], GraphBuilder]
 
-MODELS: Mapping[str, type[RankingModel]] = {"marm": Marm, "full": Full, "stca": Stca, "din": Din}
+MODELS: Mapping[str, type[RankingModel]] = {
+    "marm": Marm,
+    "full": Full,
+    "stca": Stca,
+    "din": Din,
+    "sim": Sim,
+}
 
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "marm": {
@@ -31,6 +38,7 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "full": {"rank": full_graphs.rank},
     "stca": {"rank": stca_graphs.rank},
     "din": {"rank": din_graphs.rank},
+    "sim": {"rank": marm_graphs.rank},
 }
 
 
@@ -39,5 +47,6 @@ def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
         for name, write in WRITERS[model.spec.family].items()
-        if model.spec.depth or name != EXPLAIN  # without layers there is no attention to show
+        # Without layers there is no attention to show, and with search no one window of events.
+        if name != EXPLAIN or (model.spec.depth and not model.spec.search)
     }

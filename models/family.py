@@ -21,6 +21,8 @@ class Family(NamedTuple):
     #: What the layers made of an event is cached; otherwise every request makes it again.
     is_cached: bool = False
     most_depth: int = 32
+    #: Whether targets can attend to events that were searched for.
+    can_search: bool = False
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -29,10 +31,11 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "marm": Family(is_recursive=True, is_cached=True),
+    "marm": Family(is_recursive=True, is_cached=True, can_search=True),
     "full": Family(is_recursive=True),
     "stca": Family(),
     "din": Family(most_depth=1),
+    "sim": Family(most_depth=1, can_search=True),
 }
 
 DEFAULT_DEPTH = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import nn
 
 from models.graph import GraphBuilder
@@ -94,6 +95,43 @@ class Targets:
         for seen, weights in ((outputs, model.heads), (found, model.lean), (matched, model.match)):
             logits = g.add("Gemm", g.floats(as_array(weights[depth]).T), seen, logits, transB=1)
         return logits
+
+
+class Finding(Targets):
+    """Targets that attend to `spec.search` events each, those of the highest scores of the layer.
+
+    The score is what wide queries and keys give: the sum of the heads' own, time gaps included.
+    """
+
+    def attend(self, depth: int, keys: str, values: str) -> None:
+        w, g = self.w, self.g
+        asked = self.asked(depth)  # (batch, C, wide)
+        tokens = g.add("Shape", keys, start=1, end=2)  # leading ones, the null token last, history
+        first = g.add("Sub", tokens, g.add("Shape", "timestamps", start=1))
+        known = g.add("Slice", keys, first, g.ints(np.iinfo(np.int64).max), g.ints(1))
+        scores = g.add("MatMul", asked, g.add("Transpose", known, perm=[0, 2, 1]))
+        most = g.add("Min", g.ints(w.spec.search), g.add("Shape", "timestamps", start=1))
+        _, places = g.split("TopK", 2, scores, most, sorted=0)  # (batch, C, K)
+        # Rows of all requests' tokens: (batch, C, 1 + K), the null token's before those found.
+        start = g.add("Shape", self.candidates)
+        null = g.add("Expand", g.ints(-1), g.add("Concat", start, g.ints(1), axis=0))
+        rows = g.add("Add", g.add("Concat", null, places, axis=2), first)
+        one, zero = g.constant(1, "int64"), g.constant(0, "int64")
+        batch = g.add("Squeeze", g.add("Shape", keys, end=1), g.ints(0))
+        offsets = g.add("Mul", g.add("Range", zero, batch, one), tokens)
+        rows = g.add("Add", rows, g.add("Reshape", offsets, g.ints(-1, 1, 1)))
+        each = g.add("Concat", g.ints(-1), g.add("Add", most, g.ints(1)), axis=0)
+        rows = g.add("Reshape", rows, each)  # (batch C, 1 + K)
+        found = g.add(
+            "Attention",
+            g.add("Reshape", asked, g.ints(-1, 1, w.wide)),
+            g.add("Gather", g.add("Reshape", keys, g.ints(-1, w.wide)), rows),
+            g.add("Gather", g.add("Reshape", values, g.ints(-1, w.width)), rows),
+            q_num_heads=w.heads,
+            kv_num_heads=w.heads,
+            scale=1.0,
+        )
+        self.take(depth, g.add("Reshape", found, g.ints(-1, w.width)))
 
 
 class Watched(Targets):

@@ -13,19 +13,12 @@ from torch import Tensor
 from models.attention import normalised
 from models.ranking_model import History, RankingModel
 
+#: Events whose records are made at once.
+LEAST_BLOCK = 256
+
 
 class Marm(RankingModel):
     """The family that the cache is for."""
-
-    def forward_full(
-        self,
-        items: Tensor,
-        timestamps: Tensor,
-        feedback: Tensor,
-        visible: Tensor,
-        asked_at: Tensor,
-    ) -> Tensor:
-        return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
 
     def forward_targets(
         self,
@@ -36,6 +29,8 @@ class Marm(RankingModel):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
+        if self.spec.search:
+            return self.forward_found(items, timestamps, feedback, targets, visible, asked_at)
         T, M = items.shape[1], targets.shape[1]
         position = torch.arange(T, device=items.device)
         ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, T + M)
@@ -64,14 +59,20 @@ class Marm(RankingModel):
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Only the candidates' own steps, against cached records."""
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        biases = self._biases(gaps, gaps < 0)
-        prior, feedback = self._prior(history.items), history.feedback
+        masked = self._missed(candidates, history.items, gaps >= 0)
+        return self.answer(candidates, gaps, masked, history)
+
+    def answer(
+        self, candidates: Tensor, gaps_s: Tensor, masked: Tensor, history: History
+    ) -> Tensor:
+        biases = self._biases(gaps_s, masked)
+        fed = self._prior(history.items), history.feedback
         start = self.embedding(candidates)
         known = self.embedding(history.items)
         stream, outputs = start, normalised(start)
         logits: Tensor = self.item_bias(candidates)
         for depth, layer in enumerate(self.layers):
-            found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
+            found = self._found(depth, outputs, known, fed, biases[depth])
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
             logits = logits + self._read_out(depth, start, found, outputs)
@@ -107,16 +108,33 @@ class Marm(RankingModel):
             return none
         return torch.stack(records, dim=2)
 
-    def encode(self, items: Tensor, timestamps: Tensor, feedback: Tensor) -> Tensor:
-        """Records of a whole timeline from nothing: (B, T, depth - 1, width)."""
-        B = items.shape[0]
-        nothing = History(
-            items.new_zeros(B, 0),
-            timestamps.new_zeros(B, 0),
-            feedback.new_zeros(B, 0, len(self.spec.tasks)),
-            self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width),
-        )
-        return self.append(nothing, items, timestamps, feedback)
+    def encode(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        needed: Tensor | None = None,
+    ) -> Tensor:
+        """Records of a whole timeline from nothing: (B, T, depth - 1, width).
+
+        In blocks, because a window is all that an event of any of them attends to. Where `needed`
+        (B, T) says that nothing asks for a block, it is left out.
+        """
+        B, T = items.shape
+        block = max(self.spec.window, LEAST_BLOCK)
+        none = self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width)
+        wanted = torch.ones(T, dtype=torch.bool) if needed is None else needed.any(dim=0)
+        parts = [none]
+        for first in range(0, T, block):
+            new = slice(first, first + block)
+            if not wanted[first : first + block + self.spec.record_field].any():
+                parts.append(none.new_zeros(B, items[:, new].shape[1], *none.shape[2:]))
+                continue
+            span = slice(max(0, first - self.spec.window), first)
+            records = parts[-1][:, -self.spec.window :]
+            history = History(items[:, span], timestamps[:, span], feedback[:, span], records)
+            parts.append(self.append(history, items[:, new], timestamps[:, new], feedback[:, new]))
+        return torch.cat(parts, dim=1)
 
     def _exposed(self, start: Tensor, feedback: Tensor) -> Tensor:
         """What an event's record is made from: its item, and nothing of its own feedback.

@@ -21,7 +21,7 @@ import onnx
 from models.graph import GraphBuilder
 from models.graph_history import Fed, Past, bucket_of, memories, parts_of, read_past
 from models.graph_norm import normalised
-from models.graph_targets import Targets, Watched, ask, mix, relu, since
+from models.graph_targets import Finding, Targets, Watched, ask, mix, relu, since
 from models.graph_weights import GraphWeights
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,8 @@ def rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     candidates, timestamp = ask(g)
     past, times = read_past(w, g)
     gap = since(g, timestamp, times)
-    targets = Targets(w, g, candidates, timestamp)
+    searches = w.spec.search and not w.spec.finds_first
+    targets = (Finding if searches else Targets)(w, g, candidates, timestamp)
     for depth, memory in enumerate(memories(w, g, past, bucket_of(g, gap))):
         targets.attend(depth, *memory)
     targets.score()

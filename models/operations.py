@@ -22,7 +22,12 @@ def operations(spec: Spec) -> Operations:
 
 
 def _marm(spec: Spec) -> Operations:
-    return Operations(spec.depth * spec.window * _token(spec), spec.depth * _target(spec))
+    if not spec.search:
+        return Operations(spec.depth * spec.window * _token(spec), spec.depth * _target(spec))
+    # Of what a search by category finds, once for each category asked for; or of everything.
+    target = _target(spec, spec.attends if spec.finds_first else spec.search)
+    looks = 0 if spec.finds_first else spec.history * spec.width
+    return Operations(spec.depth * spec.attends * _token(spec), spec.depth * (target + looks))
 
 
 def _full(spec: Spec) -> Operations:
@@ -63,4 +68,5 @@ COUNTS: Mapping[str, Callable[[Spec], Operations]] = {
     "full": _full,
     "stca": _stca,
     "din": _din,
+    "sim": _marm,
 }

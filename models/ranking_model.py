@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.attention import MASKED, Layer, TargetAttention, gap_buckets
 from models.gap_bias import gap_bias
+from models.search import NO_CATEGORY, found_by_category, newest
 from models.spec import TIME_GAP_EDGES_S, Spec
 
 
@@ -30,7 +31,7 @@ class History(NamedTuple):
 class RankingModel(nn.Module, ABC):
     """Item tables, layers of target attention, and a read-out of every layer.
 
-    `forward_full` computes a whole timeline at once; `forward_cached` computes candidates from
+    `forward_full` computes whole timelines at once; `forward_cached` computes candidates from
     what a request reads, as `rank.onnx` does. They are the same function.
     """
 
@@ -49,25 +50,14 @@ class RankingModel(nn.Module, ABC):
         # What an item gets from anyone: the label's mean over the training events, per task.
         self.expectation: Tensor
         self.register_buffer("expectation", torch.full((rows, tasks), 0.5))
+        # Which items a search by category takes for alike; scores hang on it, so weights hold it.
+        self.categories: Tensor
+        if spec.finds_first:
+            self.register_buffer("categories", torch.full((rows,), NO_CATEGORY))
         self.edges_s: Tensor
         self.register_buffer("edges_s", torch.tensor(TIME_GAP_EDGES_S), persistent=False)
 
     @abstractmethod
-    def forward_full(
-        self,
-        items: Tensor,
-        timestamps: Tensor,
-        feedback: Tensor,
-        visible: Tensor,
-        asked_at: Tensor,
-    ) -> Tensor:
-        """Logits of every event of whole timelines, each predicted from the events before it.
-
-        items, timestamps int64 (B, T); feedback int8 (B, T, tasks); `visible` int64 (B, T): the
-        target at position i sees the window of events before position visible[i] <= i, as of
-        the time `asked_at[i]`. Returns (B, T, tasks).
-        """
-
     def forward_targets(
         self,
         items: Tensor,
@@ -77,21 +67,26 @@ class RankingModel(nn.Module, ABC):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
-        """As `forward_full`, of any targets: item rows int64 (B, M), visible and asked_at (B, M).
+        """Logits of targets, each predicted from the events of its own timeline before it.
 
-        Returns (B, M, tasks). Here the targets follow the timeline as more events, none of which
-        sees another; a family that can do with less says so.
+        items, timestamps int64 (B, T); feedback int8 (B, T, tasks); targets int64 (B, M): item
+        rows; `visible` int64 (B, M): a target sees the events before this position that the family
+        lets it see, as of the time `asked_at` (B, M), and no other target. Returns (B, M, tasks).
         """
-        own = torch.arange(items.shape[1], device=items.device).expand_as(items)
-        unknown = feedback.new_full((*targets.shape, feedback.shape[2]), -1)
-        logits = self.forward_full(
-            torch.cat([items, targets], dim=1),
-            torch.cat([timestamps, asked_at], dim=1),
-            torch.cat([feedback, unknown], dim=1),
-            torch.cat([own, visible], dim=1),
-            torch.cat([timestamps, asked_at], dim=1),
-        )
-        return logits[:, items.shape[1] :]
+
+    def forward_full(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> Tensor:
+        """Logits of every event of whole timelines: (B, T, tasks).
+
+        As `forward_targets`; the event at position i sees what is before visible[i] <= i.
+        """
+        return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
 
     @abstractmethod
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
@@ -100,6 +95,64 @@ class RankingModel(nn.Module, ABC):
         candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,
         those later than the timestamp unseen. Returns (B, C, tasks).
         """
+
+    @abstractmethod
+    def answer(
+        self, candidates: Tensor, gaps_s: Tensor, masked: Tensor, history: History
+    ) -> Tensor:
+        """Logits of candidates (B, C) over history of R events: (B, C, tasks).
+
+        gaps_s int64 seconds and masked bool, both (B, C or 1, R): since each event, and whether a
+        candidate must not attend to it.
+        """
+
+    def encode(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        needed: Tensor | None = None,
+    ) -> Tensor:
+        """Records of a whole timeline: (B, T, hidden depths, width)."""
+        return self.embedding.weight.new_zeros(*items.shape, 0, self.spec.width)
+
+    def forward_found(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> Tensor:
+        """`forward_targets` by search."""
+        position = torch.arange(items.shape[1], device=items.device)
+        gaps_s = asked_at[:, :, None] - timestamps[:, None, :]  # (B, M, T)
+        masked = self._missed(targets, items, position < visible[:, :, None])
+        records = self.encode(items, timestamps, feedback, ~masked.all(dim=1))
+        history = History(items, timestamps, feedback, records)
+        return self.answer(targets, gaps_s, masked, history)
+
+    def _missed(self, candidates: Tensor, items: Tensor, seen: Tensor) -> Tensor:
+        """True where a candidate does not attend to an event of those seen: (B, C, R)."""
+        spec = self.spec
+        if spec.search:
+            seen = newest(seen, spec.history)
+        if spec.finds_first:
+            seen = seen.expand(-1, candidates.shape[1], -1)
+            wanted, known = self.categories[candidates], self.categories[items]
+            seen = found_by_category(wanted, known, seen, spec.search)
+        return ~seen
+
+    def _found(
+        self, depth: int, targets: Tensor, records: Tensor, fed: tuple[Tensor, Tensor], bias: Tensor
+    ) -> Tensor:
+        """What the candidates find at this depth; `fed` are the history's priors and feedback."""
+        layer = self.layers[depth]
+        keys, values = layer.project(records, *fed)
+        if self.spec.search and not self.spec.finds_first:
+            bias = cast("TargetAttention", layer).cut(targets, keys, bias, self.spec.search)
+        return layer.attend(targets, keys, values, bias)
 
     def _layer(self, depth: int, dropout: float) -> Layer:
         spec, tasks = self.spec, len(self.spec.tasks)

@@ -17,16 +17,6 @@ from models.ranking_model import History, RankingModel
 class RawHistory(RankingModel):
     """Both ways to compute; a family says what asks, and with which bias."""
 
-    def forward_full(
-        self,
-        items: Tensor,
-        timestamps: Tensor,
-        feedback: Tensor,
-        visible: Tensor,
-        asked_at: Tensor,
-    ) -> Tensor:
-        return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
-
     def forward_targets(
         self,
         items: Tensor,
@@ -36,6 +26,8 @@ class RawHistory(RankingModel):
         visible: Tensor,
         asked_at: Tensor,
     ) -> Tensor:
+        if self.spec.search:
+            return self.forward_found(items, timestamps, feedback, targets, visible, asked_at)
         position = torch.arange(items.shape[1], device=items.device)
         ends = visible[:, :, None]
         gaps = asked_at[:, :, None] - timestamps[:, None, :]  # (B, M, T)
@@ -44,10 +36,16 @@ class RawHistory(RankingModel):
         return self._logits(targets, items, feedback, biases)
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
-        R = history.items.shape[1]
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        ages = torch.arange(R - 1, -1, -1, device=candidates.device).expand_as(gaps)
-        biases = self._seen(gaps, gaps < 0, ages)
+        masked = self._missed(candidates, history.items, gaps >= 0)
+        return self.answer(candidates, gaps, masked, history)
+
+    def answer(
+        self, candidates: Tensor, gaps_s: Tensor, masked: Tensor, history: History
+    ) -> Tensor:
+        R = history.items.shape[1]
+        ages = torch.arange(R - 1, -1, -1, device=candidates.device).expand_as(gaps_s)
+        biases = self._seen(gaps_s, masked, ages)
         return self._logits(candidates, history.items, history.feedback, biases)
 
     def _seen(self, gaps_s: Tensor, masked: Tensor, ages: Tensor) -> Sequence[Tensor]:
@@ -68,8 +66,8 @@ class RawHistory(RankingModel):
         outputs = [normalised(start)]
         for depth, layer in enumerate(self.layers):
             stream = self._fused(depth, start, outputs)
-            memory = layer.project(unit if depth else known, prior, feedback)
-            found = layer.attend(normalised(stream), *memory, biases[depth])
+            tokens = unit if depth else known
+            found = self._found(depth, normalised(stream), tokens, (prior, feedback), biases[depth])
             outputs.append(normalised(layer.mix(stream, found)))
             logits = logits + self._read_out(depth, start, found, outputs[-1])
         return logits

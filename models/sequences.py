@@ -44,14 +44,18 @@ class Batch:
 
 
 def pieces(table: EventTable, users: Array, ends: Array, receptive_field: int) -> list[Piece]:
-    """The events of `users` before their `ends` (relative to each one's first), cut if long."""
+    """The events of `users` before their `ends` (relative to each one's first), cut if long.
+
+    A piece is at least as long as what leads in the next one, or most of the work were that.
+    """
+    longest = max(LONGEST_PIECE, receptive_field)
     found = []
     for user in users:
         first, last = int(table.offsets[user]), int(table.offsets[user] + ends[user])
         target = first
         while target < last:
             start = max(first, target - receptive_field) if target > first else first
-            stop = min(last, max(start + LONGEST_PIECE, target + LONGEST_PIECE // 4))
+            stop = min(last, max(start + longest, target + LONGEST_PIECE // 4))
             found.append(Piece(int(user), start, stop, target))
             target = stop
     return found

@@ -11,6 +11,10 @@ import numpy as np
 from models.family import FAMILIES, Family
 
 CACHE_DTYPES = ("float32", "float16", "int8")
+SEARCHES = ("category", "attention")
+
+#: Fields that a manifest leaves out at their defaults, as those written before them do.
+OPTIONAL = {"history": 0, "search": 0, "search_by": "category"}
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
@@ -31,7 +35,8 @@ class Spec:
     `window` the events each of them sees, `width` the numbers in one vector, and `heads` divides
     `width`. `tasks` names the heads in order; the first one ranks. A record, in the families that
     cache, holds `depth - 1` vectors: depth 0 is a table look-up and nothing attends to the last
-    layer's output.
+    layer's output. With `search`, a target attends in each layer to that many events, the most
+    relevant ones of the newest `history`, in place of the newest `window`.
     """
 
     family: str = "marm"
@@ -44,6 +49,9 @@ class Spec:
     embedding: str = "full"
     cache_dtype: str = "float32"
     fallback_rows: int = 16
+    history: int = 0
+    search: int = 0
+    search_by: str = "category"
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -59,6 +67,8 @@ class Spec:
             ("width", 1, 4_096),
             ("heads", 1, 256),
             ("fallback_rows", 1, 1_000_000),
+            ("history", 0, 100_000),
+            ("search", 0, 10_000),
         ):
             value = getattr(self, name)
             if type(value) is not int:
@@ -69,6 +79,13 @@ class Spec:
             raise SpecError(f"depth must be at most {most} in the family {self.family}")
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.search_by not in SEARCHES:
+            raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
+        if bool(self.search) != bool(self.history):
+            raise SpecError("history and search go together: how far back, and how many events")
+        if self.search and not self.kind.can_search:
+            searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
+            raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
 
@@ -93,20 +110,44 @@ class Spec:
     @property
     def receptive_field(self) -> int:
         """Newest events that can move a score: `window` more for every layer that adds to it."""
+        if self.search:
+            return self.history + self.record_field
         return (self.depth if self.kind.is_recursive else 1) * self.window
+
+    @property
+    def record_field(self) -> int:
+        """Events before an event that can move its records."""
+        return self.hidden_depths * self.window
 
     @property
     def reads(self) -> int:
         """Newest events that a request reads: all that move a score, or one window of records."""
+        if self.search:
+            return self.history
         return self.window if self.cached_depths else self.receptive_field
 
     @property
-    def reach(self) -> int:
-        """Newest events whose records are worth keeping.
+    def attends(self) -> int:
+        """Events in one feed of the rank graph, at most: what is read, or what was found in it."""
+        return min(self.search, self.history) if self.finds_first else self.reads
 
-        A request reads one window. The second one lets late feedback and late events be
-        recomputed from cached records instead of from the whole receptive field.
+    @property
+    def finds_first(self) -> bool:
+        """Whether the events to attend to are found before the rank graph runs."""
+        return bool(self.search) and self.search_by == "category"
+
+    @property
+    def reach(self) -> int:
+        """Newest events whose records are worth keeping: all that a request may read, and more.
+
+        The window beyond it lets late feedback and late events be recomputed from cached records
+        instead of from the whole receptive field.
         """
+        return max(self.history, self.window) + self.window
+
+    @property
+    def rewrites(self) -> int:
+        """Newest events that a writer looks at: late ones are mostly not later than a window."""
         return 2 * self.window
 
     @property
@@ -127,13 +168,15 @@ class Spec:
         return np.dtype([("records", code, vectors)])
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        values = {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        return {n: value for n, value in values.items() if OPTIONAL.get(n, ...) != value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The spec that a manifest describes; an unknown or missing field is a `SpecError`."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
-            raise SpecError(f"spec fields do not fit this version of Marmot: {odd}")
+        if odd := set(values) ^ (known - (OPTIONAL.keys() - values.keys())):
+            raise SpecError(
+                f"spec fields do not fit this version of Marmot: {', '.join(sorted(odd))}"
+            )
         return cls(**{**values, "tasks": tuple(values["tasks"])})

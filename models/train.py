@@ -81,20 +81,28 @@ def train(
     *,
     seed: int = 0,
     kind: type[RankingModel] | None = None,
+    categories: Array | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:
     """Trains on every event of `table` (hold out before); the same weights for the same seed.
 
     Stops early on the loss over all events of the 5% of users who are not trained on, and
-    returns the weights that were best there.
+    returns the weights that were best there. A search by category takes the items' `categories`,
+    (items,) int64.
     """
     kind = kind or MODELS[spec.family]
-    return _Trainer(table, spec, recipe or Recipe(), seed, kind).run(on_step)
+    return _Trainer(table, spec, recipe or Recipe(), seed, kind, categories).run(on_step)
 
 
 class _Trainer:
     def __init__(
-        self, table: EventTable, spec: Spec, recipe: Recipe, seed: int, kind: type[RankingModel]
+        self,
+        table: EventTable,
+        spec: Spec,
+        recipe: Recipe,
+        seed: int,
+        kind: type[RankingModel],
+        categories: Array | None,
     ) -> None:
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
@@ -113,6 +121,8 @@ class _Trainer:
         self.trivial_loss = _trivial_loss([asked for _, asked in self.validation])
         self.model = kind(spec, len(table.item_ids), dropout=recipe.dropout)
         seen = table.take(~unseen[table.users])
+        if spec.finds_first and categories is not None:
+            self.model.categories[: len(categories)] = torch.from_numpy(categories)
         start(self.model, with_negatives(seen, recipe.negatives, seed), seed)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
@@ -190,12 +200,17 @@ class _Trainer:
         """Cross entropy summed over every known label of what is asked, and their number."""
         timestamps = torch.from_numpy(batch.timestamps)
         feedback, labels = torch.from_numpy(batch.feedback), torch.from_numpy(asked.labels)
-        visible = torch.from_numpy(asked.visible)
+        visible, shift = torch.from_numpy(asked.visible), torch.from_numpy(asked.shift)
         targets = torch.cat([items, others], dim=1) if others.numel() else items
+        if self.spec.search:
+            # Timelines are long, and of a target without a label nothing is learned.
+            places = _first((labels != UNKNOWN).any(dim=-1))
+            targets, visible, shift = (part.gather(1, places) for part in (targets, visible, shift))
+            labels = labels.gather(1, places[..., None].expand(-1, -1, labels.shape[2]))
         logits = model.forward_targets(
             items, timestamps, feedback, targets, visible, timestamps.gather(1, visible)
         )
-        logits = logits - torch.from_numpy(asked.shift)[..., None]
+        logits = logits - shift[..., None]
         known = labels != UNKNOWN
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits[known], labels[known].float(), reduction="sum"
@@ -228,6 +243,12 @@ class _Trainer:
             loss, known = self._loss(self.averaged, batch, asked, items, others)
             total, count = total + float(loss), count + known
         return total / count if count else float("inf")
+
+
+def _first(wanted: Tensor) -> Tensor:
+    """Where the wanted ones are, (B, N) int64 for the largest N of them; others fill up."""
+    most = max(1, int(wanted.sum(dim=1).max()))
+    return wanted.to(torch.int8).sort(dim=1, descending=True, stable=True).indices[:, :most]
 
 
 def _trivial_loss(validation: list[Asked]) -> float:

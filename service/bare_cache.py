@@ -136,7 +136,7 @@ class BareCache:
 
     async def _write(self, user: str, events: list[Event], layout: Layout | None) -> float:
         """Merges events into a user, with made-up records if there is a layout; seconds."""
-        limit = layout.reach if layout else 1
+        limit = (layout.reach if layout else None) or 1
         snapshot = await self._cache.fetch(user, limit=limit, layout=layout, around=events)
         change = snapshot.merge(events)
         if layout is not None:

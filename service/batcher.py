@@ -33,7 +33,7 @@ def next_batch(waiting: deque[Job], *, most_cost: int, most_waste: float) -> lis
     first = waiting[0]
     batch, parts = [first], first.cost
     for job in islice(waiting, 1, LOOK_AHEAD):
-        if job.graph != first.graph or parts + job.cost > most_cost:
+        if first.rows or job.rows or job.graph != first.graph or parts + job.cost > most_cost:
             continue
         whole = cost_of(merged_sizes([*batch, job])) * (len(batch) + 1)
         if whole <= most_waste * (parts + job.cost):

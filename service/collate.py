@@ -20,6 +20,10 @@ NEVER = np.iinfo(np.int64).max
 
 def collate(graph: Graph, jobs: Sequence[Job], buckets: Buckets | None = None) -> dict[str, Array]:
     """The feed of one run; without buckets a single job is neither padded nor copied."""
+    if jobs[0].rows:
+        if buckets is None:
+            return {port.name: jobs[0].feed[port.name] for port in graph.inputs}
+        jobs = _rows(jobs[0])
     if buckets is not None:
         return pad(graph, jobs, buckets.rounded({"batch": len(jobs), **merged_sizes(jobs)}))
     if len(jobs) == 1:
@@ -46,16 +50,34 @@ def split(
     graph: Graph, jobs: Sequence[Job], outputs: Mapping[str, Array]
 ) -> list[dict[str, Array]]:
     """Each job's part of a run's outputs, in the order of the jobs."""
+    wanted = jobs[0].rows or len(jobs)
     for port in graph.outputs:
-        if len(outputs[port.name]) < len(jobs):
+        if len(outputs[port.name]) < wanted:
             found = len(outputs[port.name])
-            raise RuntimeError(f"{found} answers for {len(jobs)} jobs. This is a bug.")
+            raise RuntimeError(f"{found} answers for {wanted} jobs. This is a bug.")
+    if jobs[0].rows:
+        (job,) = jobs
+        rows = slice(0, job.rows)
+        return [
+            {
+                port.name: outputs[port.name][rows, *_own(port, job.sizes, outputs[port.name])]
+                for port in graph.outputs
+            }
+        ]
     return [
         {
             port.name: outputs[port.name][row][_own(port, job.sizes, outputs[port.name])]
             for port in graph.outputs
         }
         for row, job in enumerate(jobs)
+    ]
+
+
+def _rows(job: Job) -> list[Job]:
+    """A job that is a batch by itself, row by row."""
+    return [
+        Job(job.graph, {name: part[row] for name, part in job.feed.items()}, job.sizes)
+        for row in range(job.rows)
     ]
 
 

@@ -226,7 +226,7 @@ def make_model(settings: Settings, path: Path, metrics: Metrics | None = None) -
         bundle,
         provider=settings.provider,
         threads=threads,
-        buckets=Buckets(bundle.spec.window) if has_buckets else None,
+        buckets=Buckets(bundle.spec.attends) if has_buckets else None,
     )
     batcher = Batcher(
         engine,

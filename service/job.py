@@ -26,6 +26,7 @@ class Lane(IntEnum):
 class Job:
     """One run's worth of inputs, without the batch axis. `sizes` names its dynamic axes.
 
+    With `rows` it is a batch by itself: its arrays begin with so many rows, and nobody joins it.
     `cost` counts query-key pairs, the unit in which runs are compared and the queue is bounded.
     """
 
@@ -34,6 +35,7 @@ class Job:
     sizes: Mapping[str, int]
     lane: Lane = Lane.RANK
     deadline: float | None = None
+    rows: int = 0
     queued_at: float = field(default_factory=perf_counter)
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -41,7 +43,7 @@ class Job:
     cost: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cost = cost_of(self.sizes)
+        self.cost = cost_of(self.sizes) * (self.rows or 1)
 
     @property
     def is_gone(self) -> bool:

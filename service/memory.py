@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.schemas import RankRequest
+from service.shelves import Slots
 from service.stale import Stale
 from service.timings import Timings
 
@@ -45,24 +46,28 @@ class Memory:
     """What is known of the user at the time of the request, and how it came to be known."""
 
     state: str
-    history: History
-    rows: InitVar[Array]
+    events: int
+    #: What the rank graph reads of it.
+    feed: dict[str, Array]
     recomputed: int = 0
     version: int = 0
     written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
-    #: What the rank graph reads of it.
-    feed: dict[str, Array] = field(init=False)
+    #: Which candidates go with which row of the feed, where search found them different events.
+    slots: Slots | None = None
 
-    def __post_init__(self, rows: Array) -> None:
-        self.feed = {**self.history.feed(), **fields_of(rows)}
+    @classmethod
+    def of(cls, state: str, history: History, rows: Array, *rest: Any, **named: Any) -> Self:
+        """Of events that every candidate attends to."""
+        feed = {**history.feed(), **fields_of(rows)}
+        return cls(state, len(history), feed, *rest, **named)
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
         written_at_s = self.written_at_s
         return {
             "state": self.state,
-            "records": len(self.history),
+            "records": self.events,
             "recomputed": self.recomputed,
             "version": self.version,
             "age_s": None if written_at_s is None else max(0.0, round(now_s - written_at_s, 3)),
@@ -130,17 +135,18 @@ class Memories:
         key = (model.fingerprint, question.user_id)
         known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.reads, known, may_be_old=True)
+            last = known.snapshot if known else None
+            snapshot = await self.fetch(question, model.spec.reads, last, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
-                snapshot = await self._fetch(question, model.spec.reads)
-            if known is not None and snapshot is known.snapshot:
+                snapshot = await self.fetch(question, model.spec.reads)
+            if known is not None and snapshot is last:
                 return known.memory
             if self._stale is not None:
                 older = partial(self._fetch_older, question)
                 if found := await self._stale.find(model, snapshot, older):
                     return self._remember_older(question, found)
             if not snapshot.valid.all() and not snapshot.complete:
-                snapshot = await self._fetch(question, model.spec.receptive_field)
+                snapshot = await self.fetch(question, model.spec.receptive_field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
         degraded = [QUARANTINED] if snapshot.quarantined else []
@@ -153,7 +159,7 @@ class Memories:
         return memory
 
     async def _fetch_older(self, question: Question, layout: Layout) -> Snapshot:
-        return await self._fetch(question, question.model.spec.reads, layout=layout)
+        return await self.fetch(question, question.model.spec.reads, layout=layout)
 
     def _remember_older(self, question: Question, snapshot: Snapshot) -> Memory:
         """Another fingerprint's rows, all of them; the right ones are built behind the answer."""
@@ -161,7 +167,7 @@ class Memories:
         degraded = [QUARANTINED] if snapshot.quarantined else []
         if len(snapshot.timeline) < model.spec.reads and snapshot.trimmed:
             degraded.append(TRIMMED)
-        memory = Memory(
+        memory = Memory.of(
             "stale",
             History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks),
             snapshot.rows,
@@ -180,7 +186,7 @@ class Memories:
         again = replace(question, deadline=math.inf, timings=Timings())
         try:
             with model.use:
-                snapshot = await self._fetch(again, model.spec.receptive_field)
+                snapshot = await self.fetch(again, model.spec.receptive_field)
                 own = await self._remember_stored(again, snapshot, [], Lane.REBUILD)
                 is_same = own.version == stale.version and not own.degraded
                 if is_same and self._on_stale and self._stale and self._stale.is_sampled:
@@ -188,15 +194,18 @@ class Memories:
         except (CacheUnavailable, CacheMismatch, Problem):
             return  # the next one to ask finds them missing again
 
-    async def _fetch(
+    async def fetch(
         self,
         question: Question,
         limit: int,
-        known: Known | None = None,
+        known: Snapshot | None = None,
         *,
         may_be_old: bool = False,
         layout: Layout | None = None,
+        rows: bool = True,
+        patience: float = 1.0,
     ) -> Snapshot:
+        """From the store, unless that is known to be away; `patience` times as long as usual."""
         if not self._breaker.admits():
             raise CacheUnavailable("The store has failed too often; it is asked again soon.")
         began = perf_counter()
@@ -206,9 +215,10 @@ class Memories:
                 limit=limit,
                 upto=question.timestamp,
                 layout=layout or question.model.layout,
-                known=known.snapshot if known else None,
-                within_s=self._fetch_s,
+                known=known,
+                within_s=self._fetch_s and self._fetch_s * patience,
                 may_be_old=may_be_old,
+                rows=rows,
             )
             self._breaker.worked()
             return snapshot
@@ -250,7 +260,7 @@ class Memories:
                     keep_rows(self._cache, snapshot, rows, valid),
                 )
         newest = slice(max(0, events - reads), events)
-        return Memory(
+        return Memory.of(
             "hit" if plan.is_empty else "partial",
             history[newest],
             rows[newest],
@@ -279,10 +289,10 @@ class Memories:
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
         newest = slice(max(0, len(history) - spec.reads), len(history))
-        return Memory("inline", history[newest], rows[newest], plan.count)
+        return Memory.of("inline", history[newest], rows[newest], plan.count)
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:
     """What a candidate is scored on when it stands alone."""
     history = History.of(Timeline.empty(), model.bundle.vocabulary, model.spec.tasks)
-    return Memory(state, history, np.zeros(0, model.spec.row), degraded=degraded)
+    return Memory.of(state, history, np.zeros(0, model.spec.row), degraded=degraded)

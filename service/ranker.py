@@ -21,6 +21,7 @@ from service.memory import Memories, Memory, Question
 from service.metrics import Metrics
 from service.registry import Model, Registry
 from service.schemas import RankRequest
+from service.searching import Searcher
 from service.shadow import Scored, Shadow
 from service.stale import Stale
 from service.timings import Timings
@@ -52,6 +53,9 @@ class Ranker:
             fetch_s=fetch_s,
             stale=stale,
             on_stale=self._measure_stale,
+        )
+        self._searcher = Searcher(
+            self._memories, cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s
         )
         self._registry = registry
         self._metrics = metrics
@@ -107,8 +111,11 @@ class Ranker:
 
     async def _answer(self, question: Question, caller: Caller) -> tuple[Memory, Candidates, Array]:
         """What is remembered, what was asked about, and the scores (candidates, tasks)."""
-        memory = await self._memories.remember(question)
         candidates = question.model.lexicon.look_up(question.request.candidates)
+        if question.model.spec.finds_first:
+            memory = await self._searcher.remember(question, candidates.rows)
+        else:
+            memory = await self._memories.remember(question)
         return memory, candidates, await self._score(question, memory, candidates.rows, caller)
 
     async def _score_again(self, question: Question, model: Model) -> Scored:
@@ -152,20 +159,21 @@ class Ranker:
         caller: Caller,
         lane: Lane = Lane.RANK,
     ) -> Array:
-        records = len(memory.history)
-        sizes = {"candidates": len(candidates), "records": records}
+        slots, records = memory.slots, memory.feed["items"].shape[-1]
+        timestamp = np.asarray(question.timestamp)
+        if slots is not None:
+            candidates = candidates[slots.places]
+            timestamp = timestamp.repeat(len(slots))
+        sizes = {"candidates": candidates.shape[-1], "records": records}
         if question.model.spec.encodes:  # then every event asks as a candidate does
             sizes["events"] = records
         job = Job(
             "rank",
-            {
-                "candidates": candidates,
-                "timestamp": np.asarray(question.timestamp),
-                **memory.feed,
-            },
+            {"candidates": candidates, "timestamp": timestamp, **memory.feed},
             sizes,
             lane,
             question.deadline,
+            rows=len(slots) if slots is not None else 0,
         )
         batcher = question.model.batcher
         if caller.is_alone and batcher.takes_at_once(job):
@@ -178,9 +186,10 @@ class Ranker:
         question.timings.queue += job.queue_s
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
-        return scores
+        return scores if slots is None else slots.gathered(scores)
 
 
 def _is_cached(memory: Memory) -> bool:
-    """Whether the scores should be those of a full computation over the stored timeline."""
-    return memory.state in {"hit", "partial"} and not memory.degraded
+    """Whether the scores should be those of a full computation over the newest stored events."""
+    is_all = memory.slots is None  # what a search found is not checked
+    return memory.state in {"hit", "partial"} and not memory.degraded and is_all

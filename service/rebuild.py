@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from service.batcher import Batcher
 from service.features import History
 from service.job import Array, Job, Lane
 from service.timings import Timings
+
+#: Rows that one run of a graph computes; more would mostly be attention that is masked.
+LEAST_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +78,30 @@ async def rebuild(
     timings: Timings | None = None,
 ) -> Array:
     """The rows [first, end) of the plan, computed by the engine."""
-    job = _job(plan, history, rows, lane, deadline)
-    outputs = await batcher.submit(job)
-    if timings is not None:
-        timings.queue += job.queue_s
-        timings.run += job.run_s
     built: np.ndarray[Any, Any] = np.empty(plan.count, spec.row)
-    # A graph cannot call an output like an input, so the fields are told by their order.
-    for name, output in zip(spec.row.names or (), outputs.values(), strict=True):
-        built[name] = output[-plan.count :]
+    for part in _parts(plan, max(spec.window, LEAST_AT_ONCE), spec.window):
+        if part.first > plan.first:  # on rows that were built just now, at least in part
+            rows = rows.copy()
+            rows[plan.first : part.first] = built[: part.first - plan.first]
+        job = _job(part, history, rows, lane, deadline)
+        outputs = await batcher.submit(job)
+        if timings is not None:
+            timings.queue += job.queue_s
+            timings.run += job.run_s
+        into = built[part.first - plan.first : part.end - plan.first]
+        # A graph cannot call an output like an input, so the fields are told by their order.
+        for name, output in zip(spec.row.names or (), outputs.values(), strict=True):
+            into[name] = output[-part.count :]
     return built
+
+
+def _parts(plan: Plan, most: int, window: int) -> Iterator[Plan]:
+    """The plan in steps of `most` rows: a graph's attention grows with the square of its events."""
+    end = min(plan.first + most, plan.end)
+    yield replace(plan, end=end)
+    for first in range(end, plan.end, most):
+        start = max(first - window, 0)
+        yield Plan(start, first, min(first + most, plan.end), on_rows=True)
 
 
 def _job(plan: Plan, history: History, rows: Array, lane: Lane, deadline: float | None) -> Job:

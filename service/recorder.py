@@ -85,10 +85,11 @@ class Recorder:
         deadline: float,
         timings: Timings,
     ) -> Recorded:
-        change = await self._merged(model, user_id, events, model.spec.reach, timings)
+        change = await self._merged(model, user_id, events, model.spec.rewrites, timings)
         if not plan_change(model, change).is_exact:
             # The rows around the change are gone: they need the ids of every layer's window.
-            change = await self._merged(model, user_id, events, model.spec.least_keep, timings)
+            limit = model.spec.rewrites + model.spec.record_field
+            change = await self._merged(model, user_id, events, limit, timings)
         change = await self._with_rows(model, change, deadline, timings)
         began = perf_counter()
         version = await self._cache.append(change)
@@ -140,12 +141,17 @@ class Recorder:
 
 
 def plan_change(model: Model, change: Change) -> Plan:
-    """What gives the newest `reach` events of a merged timeline their rows."""
+    """What gives the newest events of a merged timeline their rows: the new ones, and a few more.
+
+    Late ones further back are left to the requests that read them.
+    """
+    spec, events = model.spec, len(change.timeline)
+    wanted = max(spec.rewrites, change.statuses.count("appended"))
     snapshot = change.snapshot
     trimmed = snapshot.trimmed or (change.merged is not None and change.merged.has_trimmed)
     return plan_rebuild(
         change.valid,
-        need_from=max(0, len(change.timeline) - model.spec.reach),
+        need_from=max(0, events - min(wanted, spec.reach)),
         begins=snapshot.complete and not trimmed,
-        spec=model.spec,
+        spec=spec,
     )

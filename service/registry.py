@@ -97,7 +97,12 @@ class Model:
         event_admission: Admission | None = None,
     ) -> Model:
         spec = bundle.spec
-        layout = Layout(bundle.fingerprint, spec.row, spec.reach) if spec.cached_depths else None
+        layout = None
+        if spec.cached_depths:
+            # Rows that any request may find stay as long as their events do.
+            reach = None if spec.search else spec.reach
+            span = spec.record_field if spec.search else None
+            layout = Layout(bundle.fingerprint, spec.row, reach, span)
         lexicon = Lexicon(bundle.vocabulary)
         return cls(
             bundle,

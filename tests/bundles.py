@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "tasks": ("like", "share"),
     "fallback_rows": 4,
 }
+CATEGORIES = 4
 ITEMS = [str(number) for number in range(60)]
 
 
@@ -31,6 +32,8 @@ def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> RankingM
         for name, weight in model.named_parameters():
             weight.normal_(0, _scale(name, weight), generator=generator)
         model.expectation.uniform_(0.1, 0.9, generator=generator)
+        if spec.finds_first:
+            model.categories[:items].copy_(torch.arange(items) % CATEGORIES)
     return model
 
 

@@ -1,0 +1,147 @@
+"""Search behind the door: what is found, what is read, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.spec import Spec
+from service.buckets import Buckets
+from service.collate import collate, split
+from service.job import Job
+from service.shelves import Shelves, Slots
+from tests.bundles import ITEMS, make_bundle
+from tests.laws.world import World
+from tests.servers import Command, Running
+from tests.service.test_collate import GRAPH, make_job, outputs_of
+
+SPEC = Spec(depth=2, window=4, width=8, heads=2, history=200, search=6)
+laws = settings(deadline=None)
+kinds = st.lists(st.integers(0, 4), min_size=1, max_size=40).map(np.array)
+
+
+@laws
+@given(kinds, st.integers(0, 5), st.integers(1, 12))
+def test_shelves(known: Any, wanted: int, most: int) -> None:
+    """The newest events of the category, then the newest others, in the order of time."""
+    places = sorted(range(len(known)), key=lambda place: (known[place] != wanted, -place))[:most]
+    assert Shelves(known, most).find(wanted).tolist() == sorted(places)
+
+
+@laws
+@given(kinds)
+def test_slots(asked: Any) -> None:
+    """Every candidate lies in a row of its own category, and its score comes back to it."""
+    slots = Slots.of(asked, SPEC)
+    assert (asked[slots.places] == slots.categories[:, None]).all()
+    scores = np.stack([slots.places, asked[slots.places]], axis=2).astype(np.float32)
+    assert slots.gathered(scores).tolist() == [[at, kind] for at, kind in enumerate(asked)]
+
+
+@laws
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.booleans())
+def test_a_job_of_rows(rows: int, candidates: int, records: int, has_buckets: bool) -> None:
+    """A job that is a batch by itself is run as it came, and padded only where runs are."""
+    alone = [make_job((candidates, records), seed) for seed in range(rows)]
+    feed = {name: np.stack([job.feed[name] for job in alone]) for name in alone[0].feed}
+    job = Job("rank", feed, alone[0].sizes, rows=rows)
+    assert job.cost == sum(one.cost for one in alone)
+    buckets = Buckets(records=8, queries=(4, 16), batches=(1, 2, 8)) if has_buckets else None
+    collated = collate(GRAPH, [job], buckets)
+    (found,) = split(GRAPH, [job], outputs_of(collated))
+    assert (found["scores"][..., 0] == feed["candidates"]).all()
+    assert (found["seen"] == feed["timestamps"]).all()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("search")
+    bundle = make_bundle(folder / "bundle", history=300, search=6, depth=2, window=4)
+    running = Running(bundle=bundle, cache=f"lmdb:{folder / 'cache'}")
+    try:
+        yield World(running, bundle)
+    finally:
+        running.stop()
+
+
+def shown(user: str, count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {
+            "user_id": user,
+            "item_id": (7 * at) % len(ITEMS),
+            "timestamp": 1_000 + 60 * at,
+            "feedback": {"like": at % 2},
+        }
+        for at in range(start, start + count)
+    ]
+
+
+def test_only_what_is_found_is_rebuilt(world: World) -> None:
+    """After an eviction a request computes the rows it reads; the next one finds them."""
+    user = world.new_user()
+    events = shown(user, 400)
+    world.running.post(*events)
+    assert world.check(user, events, 10**6)["cache"] | {"age_s": 0, "version": 0} == {
+        "state": "hit", "records": 300, "recomputed": 0, "version": 0, "age_s": 0,
+    }  # fmt: skip
+    world.evict(user)
+    again = world.new_user()  # whoever is not known here is read from the store
+    world.running.post(*shown(again, 400))
+    world.evict(again)
+    first = world.check(again, shown(again, 400), 10**6)["cache"]
+    assert (first["state"], 0 < first["recomputed"] < 200) == ("partial", True)
+    assert world.check(again, shown(again, 400), 10**6)["cache"]["state"] == "hit"
+
+
+def test_a_late_event_far_back(world: World) -> None:
+    """What comes late among thousands moves the scores it should, at once and exactly."""
+    user = world.new_user()
+    events = shown(user, 250)
+    world.running.post(*events)
+    world.check(user, events, 10**6)
+    late = {"user_id": user, "item_id": 3, "timestamp": 4_001, "feedback": {"like": 1}}
+    world.running.post(late)
+    world.check(user, [*events, late], 10**6)
+    label = {**events[100], "feedback": {"like": 1}, "feedback_timestamp": 10**6}
+    world.running.post(label)
+    world.check(user, [*events, late, label], 10**6)
+
+
+def test_a_trimmed_history_is_said(tmp_path: Path) -> None:
+    """A store that keeps too few events for the model's search is refused."""
+    bundle = make_bundle(tmp_path / "bundle", history=2_000, search=6, depth=2, window=4)
+    code, _, said = Command(
+        "serve", "--bundle", bundle, "--cache", f"lmdb:{tmp_path / 'cache'}", "--keep", "1500",
+        "--port", "0",
+    ).ends()  # fmt: skip
+    assert code == 2
+    assert "1500" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--history", "50", "--search-by", "category"], "there is no --items file"),
+        (["--history", "50", "--search-by", "category", "--items", "names"], "no column of"),
+        (["--search", "5"], "--history says in how much"),
+        (["--history", "50", "--family", "stca"], "cannot search"),
+    ],
+)
+def test_options_without_sense(tmp_path: Path, options: list[str], said: str) -> None:
+    """Options that do not go together end with one sentence and exit code 2."""
+    events, names = tmp_path / "events.csv", tmp_path / "names.csv"
+    events.write_text("user_id,item_id,timestamp,like\n1,2,3,1\n")
+    names.write_text("item_id,name\n2,Two\n")
+    options = [str(names) if option == "names" else option for option in options]
+    code, out, error = Command(
+        "train", "--events", events, "--out", tmp_path / "b", *options
+    ).ends()
+    assert (code, out) == (2, "")
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
