@@ -52,6 +52,19 @@ def train(
     window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
+    history: Annotated[
+        int, typer.Option(min=1, help="Events that a summary covers.", show_default="1000000")
+    ] = 0,
+    summary: Annotated[
+        int,
+        typer.Option(min=1, help="Tokens of a summary.", show_default="vista 128, elastic 32"),
+    ] = 0,
+    refresh_events: Annotated[
+        int, typer.Option(min=1, help="Events between summaries.", show_default="50")
+    ] = 0,
+    reconstruction: Annotated[
+        float, typer.Option(min=0, help="Weight of what a summary must give back of the events.")
+    ] = 0.1,
     tasks: Annotated[
         str | None, typer.Option(help="Columns to predict, the first one ranks: like,share")
     ] = None,
@@ -95,16 +108,20 @@ def train(
         time_gap=time_gap == "on",
         embedding=embedding,
         cache_dtype=cache_dtype,
+        history=history,
+        summary=summary,
+        refresh_events=refresh_events,
     )
     _share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)
+    from models.train import Recipe  # noqa: PLC0415
 
     bundle = run_course(
         table,
         spec,
         out,
         names,
-        epochs=epochs,
+        recipe=Recipe(epochs=epochs, reconstruction=reconstruction),
         seed=seed,
         holdout=holdout,
         name=name,

@@ -36,7 +36,7 @@ def run_course(
     out: Path,
     names: dict[str, str],
     *,
-    epochs: int | None = None,
+    recipe: train.Recipe | None = None,
     seed: int = 0,
     holdout: float = 0.1,
     name: str = "marmot",
@@ -47,7 +47,7 @@ def run_course(
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
-    trained = _trained(seen, spec, train.Recipe(epochs=epochs), seed)
+    trained = _trained(seen, spec, recipe or train.Recipe(), seed)
     reference = Reference(trained.model, table, seen.item_ids)
     with bar("measuring") as advance:
         metrics = measure(table, holdout, reference.score_question, advance) if holdout else {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from models import din_graphs, full_graphs, marm_graphs, stca_graphs
+from models import din_graphs, full_graphs, marm_graphs, stca_graphs, summary_graphs
 from models.bundle import EXPLAIN, Graph
 from models.din import Din
 from models.full import Full
@@ -15,11 +15,19 @@ from models.graph_weights import GraphWeights
 from models.marm import Marm
 from models.ranking_model import RankingModel
 from models.stca import Stca
+from models.summarised import Elastic, Vista
 
 #: Writes a graph of a model's weights.
 Writer = Callable[[GraphWeights, GraphBuilder], GraphBuilder]
 
-MODELS: Mapping[str, type[RankingModel]] = {"marm": Marm, "full": Full, "stca": Stca, "din": Din}
+MODELS: Mapping[str, type[RankingModel]] = {
+    "marm": Marm,
+    "full": Full,
+    "stca": Stca,
+    "din": Din,
+    "vista": Vista,
+    "elastic": Elastic,
+}
 
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "marm": {
@@ -31,6 +39,8 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "full": {"rank": full_graphs.rank},
     "stca": {"rank": stca_graphs.rank},
     "din": {"rank": din_graphs.rank},
+    "vista": {"rank": summary_graphs.rank, "summarise": summary_graphs.summarise},
+    "elastic": {"rank": summary_graphs.rank, "summarise": summary_graphs.summarise},
 }
 
 

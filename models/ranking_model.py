@@ -17,13 +17,16 @@ class History(NamedTuple):
     """What a target can see: events in time order, R of them.
 
     items int64 (B, R); timestamps int64 seconds (B, R); feedback int8 (B, R, tasks), -1 unknown;
-    records float32 (B, R, cached depths, width): outputs of depth 1 …
+    records float32 (B, R, cached depths, width): outputs of depth 1 …; summary float32
+    (B, tokens, width) of the first `covered` events, int64 (B,), in the families that have one.
     """
 
     items: Tensor
     timestamps: Tensor
     feedback: Tensor
     records: Tensor
+    summary: Tensor | None = None
+    covered: Tensor | None = None
 
 
 class RankingModel(nn.Module, ABC):
@@ -74,6 +77,48 @@ class RankingModel(nn.Module, ABC):
         candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,
         those later than the timestamp unseen. Returns (B, C, tasks).
         """
+
+    def forward_train(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+        wanted: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward_full` where the mask `wanted` (B, T) is set, and a loss that is learned beside.
+
+        Logits elsewhere may be anything.
+        """
+        logits = self.forward_full(items, timestamps, feedback, visible, asked_at)
+        return logits, logits.new_zeros(())
+
+    def forward_after(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        candidates: Tensor,
+        timestamp: int,
+    ) -> Tensor:
+        """Logits (C, tasks) of candidates (C,) after one whole timeline: (n,), (n,), (n, tasks)."""
+        n, C = len(items), len(candidates)
+        # Candidates follow the history as more events, none of which sees another.
+        visible = torch.arange(n + C).clamp(max=n)
+        asked_at = torch.cat([timestamps, timestamps.new_full((C,), timestamp)])
+        unknown = feedback.new_full((C, feedback.shape[1]), -1)
+        logits = self.forward_full(
+            torch.cat([items, candidates])[None],
+            asked_at[None],
+            torch.cat([feedback, unknown])[None],
+            visible[None],
+            asked_at[None],
+        )
+        return logits[0, n:]
+
+    def begin(self, n_factors: int, generator: torch.Generator) -> None:
+        """Sets what only some families have, where training starts; the rest is set already."""
 
     def _layer(self, depth: int, dropout: float) -> Layer:
         spec, tasks = self.spec, len(self.spec.tasks)

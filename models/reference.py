@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.bundle import Bundle, BundleError, Vocabulary
 from models.evaluate import Question
-from models.events import UNKNOWN, EventTable
+from models.events import EventTable
 from models.families import MODELS
 from models.ranking_model import RankingModel
 from models.requests import Request
@@ -68,19 +68,9 @@ def score(
     """
     field = model.spec.receptive_field
     items, timestamps, feedback = items[-field:], timestamps[-field:], feedback[-field:]
-    n, C = len(items), len(candidates)
-    # Candidates follow the history as more events, none of which sees another.
-    visible = np.minimum(np.arange(n + C), n)
-    asked_at = np.concatenate([timestamps, np.full(C, timestamp)])
-    unknown = np.full((C, feedback.shape[1]), UNKNOWN, np.int8)
-    logits = model.forward_full(
-        torch.from_numpy(np.concatenate([items, candidates]))[None],
-        torch.from_numpy(asked_at)[None],
-        torch.from_numpy(np.concatenate([feedback, unknown]))[None],
-        torch.from_numpy(visible)[None],
-        torch.from_numpy(asked_at)[None],
-    )
-    return torch.sigmoid(logits[0, n:]).numpy()
+    columns = (items, timestamps, feedback, candidates)
+    logits = model.forward_after(*map(torch.from_numpy, columns), timestamp)
+    return torch.sigmoid(logits).numpy()
 
 
 class Reference:

@@ -43,7 +43,13 @@ class Batch:
     users: Array  # (B,) int64
 
 
-def pieces(table: EventTable, users: Array, ends: Array, receptive_field: int) -> list[Piece]:
+def pieces(
+    table: EventTable,
+    users: Array,
+    ends: Array,
+    receptive_field: int,
+    longest: int = LONGEST_PIECE,
+) -> list[Piece]:
     """The events of `users` before their `ends` (relative to each one's first), cut if long."""
     found = []
     for user in users:
@@ -51,7 +57,7 @@ def pieces(table: EventTable, users: Array, ends: Array, receptive_field: int) -
         target = first
         while target < last:
             start = max(first, target - receptive_field) if target > first else first
-            stop = min(last, max(start + LONGEST_PIECE, target + LONGEST_PIECE // 4))
+            stop = min(last, max(start + longest, target + longest // 4))
             found.append(Piece(int(user), start, stop, target))
             target = stop
     return found

@@ -16,6 +16,14 @@ CACHE_DTYPES = ("float32", "float16", "int8")
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
 TIME_GAP_EDGES_S: tuple[int, ...] = (0, *(2**power for power in range(31)))
 
+#: Where nobody says otherwise, in the families that summarise.
+DEFAULT_HISTORY = 1_000_000
+DEFAULT_REFRESH_EVENTS = 50
+
+#: Fields that only some families have. Where they are 0 they are not written, so that adding one
+#: changes no fingerprint.
+OPTIONAL = ("history", "summary", "refresh_events")
+
 
 class SpecError(ValueError):
     """A spec that no model can be built from."""
@@ -32,6 +40,10 @@ class Spec:
     `width`. `tasks` names the heads in order; the first one ranks. A record, in the families that
     cache, holds `depth - 1` vectors: depth 0 is a table look-up and nothing attends to the last
     layer's output.
+
+    A family that summarises has `summary` tokens for the first events of a timeline of up to
+    `history`, in whole steps of `refresh_events`; the window covers the rest. 0 means the
+    family's usual there, and is all that other families may say.
     """
 
     family: str = "marm"
@@ -44,6 +56,9 @@ class Spec:
     embedding: str = "full"
     cache_dtype: str = "float32"
     fallback_rows: int = 16
+    history: int = 0
+    summary: int = 0
+    refresh_events: int = 0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -67,10 +82,27 @@ class Spec:
                 raise SpecError(f"{name} must be between {least} and {most}, not {value}")
         if self.depth > (most := self.kind.most_depth):
             raise SpecError(f"depth must be at most {most} in the family {self.family}")
+        self._settle_summary()
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
+
+    def _settle_summary(self) -> None:
+        """Fills in what nobody said of a summary, and refuses one where there is none."""
+        if not self.kind.summary:
+            if any(getattr(self, name) for name in OPTIONAL):
+                raise SpecError(f"the family {self.family} has no summary: leave out its options")
+            return
+        usual = (DEFAULT_HISTORY, self.kind.summary, min(DEFAULT_REFRESH_EVENTS, self.window))
+        most = (1_000_000_000, 4_096, self.window)
+        for name, value, limit in zip(OPTIONAL, usual, most, strict=True):
+            found = getattr(self, name)
+            if type(found) is not int or not 0 <= found <= limit:
+                raise SpecError(f"{name} must be a whole number from 1 to {limit}, not {found!r}")
+            object.__setattr__(self, name, found or value)
+        if self.history < self.window:
+            raise SpecError(f"history {self.history} is less than the window of {self.window}")
 
     @property
     def kind(self) -> Family:
@@ -93,12 +125,14 @@ class Spec:
     @property
     def receptive_field(self) -> int:
         """Newest events that can move a score: `window` more for every layer that adds to it."""
+        if self.summary:
+            return self.history
         return (self.depth if self.kind.is_recursive else 1) * self.window
 
     @property
     def reads(self) -> int:
         """Newest events that a request reads: all that move a score, or one window of records."""
-        return self.window if self.cached_depths else self.receptive_field
+        return self.window if self.cached_depths or self.summary else self.receptive_field
 
     @property
     def reach(self) -> int:
@@ -126,14 +160,32 @@ class Spec:
         code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
         return np.dtype([("records", code, vectors)])
 
+    @property
+    def summary_row(self) -> np.dtype[np.void]:
+        """A summary as the cache holds it: what the rank graph reads, and what more events need."""
+        if not self.summary:
+            return np.dtype([])
+        tokens, rows = (self.summary, self.width), self.summary_rows
+        fields: list[Any] = [("state", "<f4", (rows, self.width + 1))]
+        if self.cache_dtype == "int8":
+            return np.dtype([("summary", "i1", tokens), ("summary_scales", "<f2", tokens[:1]), *fields])
+        code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
+        return np.dtype([("summary", code, tokens), *fields])
+
+    @property
+    def summary_rows(self) -> int:
+        """Rows of the sums that a summary is read from: one for every number of a key, or expert."""
+        return self.width + 1 if self.family == "vista" else self.summary
+
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        values = {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        return {k: v for k, v in values.items() if v or k not in OPTIONAL}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The spec that a manifest describes; an unknown or missing field is a `SpecError`."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
+        if odd_ones := (set(values) ^ known) - (known & set(OPTIONAL)):
+            odd = ", ".join(sorted(odd_ones))
             raise SpecError(f"spec fields do not fit this version of Marmot: {odd}")
         return cls(**{**values, "tasks": tuple(values["tasks"])})

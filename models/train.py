@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.events import UNKNOWN, EventTable, validation_users
 from models.families import MODELS
 from models.ranking_model import RankingModel
-from models.sequences import Batch, batches, padded, pieces, sessions
+from models.sequences import LONGEST_PIECE, Batch, batches, padded, pieces, sessions
 from models.spec import Spec
 from models.start import start
 
@@ -48,6 +48,7 @@ class Recipe:
     id_dropout: float = 0.02  # events whose item becomes unknown, so that fallback rows learn
     longest_session: int = 64
     dropout: float = 0.1
+    reconstruction: float = 0.1  # weight of what a summary loses of the events, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,9 @@ class _Trainer:
         self.step = 0
 
     def _groups(self, users: Array) -> list[list[Any]]:
-        parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field)
+        # A summary is made in one walk, so that no timeline need be cut.
+        longest = self.spec.history or LONGEST_PIECE
+        parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field, longest)
         return batches(parts, self.recipe.events_per_batch)
 
     def _groups_of_weights(self) -> list[dict[str, Any]]:
@@ -180,13 +183,16 @@ class _Trainer:
         """Cross entropy summed over every known label of the targets, and their number."""
         timestamps = torch.from_numpy(batch.timestamps)
         feedback = torch.from_numpy(batch.feedback)
-        logits = model.forward_full(
-            items, timestamps, feedback, visible, timestamps.gather(1, visible)
-        )
         known = (feedback != UNKNOWN) & torch.from_numpy(batch.is_target)[..., None]
+        asked_at, wanted = timestamps.gather(1, visible), known.any(dim=-1)
+        logits, beside = model.forward_train(
+            items, timestamps, feedback, visible, asked_at, wanted
+        )
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits[known], feedback[known].float(), reduction="sum"
         )
+        if model.training:
+            loss = loss + self.recipe.reconstruction * beside * wanted.sum()
         return loss, int(known.sum())
 
     def _forgotten(self, items: Tensor) -> Tensor:
