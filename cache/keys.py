@@ -5,7 +5,7 @@
     marmot:{bucket}:floor                    s floor          no version was ever given above it
     marmot:{bucket}:t:USER  (hash)           v h t USER 0     version, head, chunks by bound
     marmot:{bucket}:i:USER  (sorted set)                      the bounds in order
-    marmot:{bucket}:r:FP8:USER  (hash)       r USER 0 FP8     row chunks by bound
+    marmot:{bucket}:r:FP8:USER  (hash)       r USER 0 FP8     row chunks by bound, then a summary
     marmot:{bucket}:q:USER  (set)            q USER 0         damaged timelines, put aside
 
 The bucket is a hash of the user, in braces: a cluster keeps all keys of one user together, and
@@ -18,6 +18,9 @@ from __future__ import annotations
 import xxhash
 
 KEEP = b"marmot:keep"
+SUMMARY = b"\xff"
+"""In place of a bound: the summary. It sorts behind every bound, and is removed where rows are."""
+
 FINGERPRINT_DIGITS = 8
 MAX_ID_BYTES = 200  # LMDB keys end at 511 bytes; a chunk's key holds a user's and an item's id
 BUCKETS = 16384

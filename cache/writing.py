@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.chunk import Chunk
-from cache.codec import encode_chunk, encode_head, encode_rows
+from cache.codec import encode_chunk, encode_head, encode_rows, encode_summary
 from cache.head import Head
-from cache.keys import owner_of, short
+from cache.keys import SUMMARY, owner_of, short
 from cache.layout import Layout
 from cache.raw import Writes
 from cache.snapshot import Change, Mask, Rows
@@ -34,9 +35,17 @@ def write(
         expires_at_s=now_s + timeline_ttl_s if timeline_ttl_s else 0.0,
         fingerprints=old.fingerprints if old and not is_late else (),
     )
-    rows = _RowWrites(change, is_late or old is None)
+    is_reset = is_late or old is None
+    rows = _RowWrites(change, is_reset)
     put_rows = rows.encode(owner, head.epoch, now_s, now_s + record_ttl_s)
-    own = short(rows.layout.fingerprint) if rows.layout else None
+    put_rows += _put_summary(
+        change, owner, head.epoch, is_reset=is_reset, now_s=now_s, expires_at_s=now_s + record_ttl_s
+    )
+    if snapshot.summary and change.summary is None:
+        rows.drop.append(SUMMARY)
+    layout = snapshot.layout
+    keeps = layout is not None and (layout.row.itemsize or layout.summary.itemsize)
+    own = short(layout.fingerprint) if keeps and layout else None
     if own and put_rows and own not in head.fingerprints:
         head = _with_fingerprint(head, own)
         is_changed = True  # versions guard the list of fingerprints too
@@ -55,7 +64,7 @@ def write(
         drop_chunks=merged.drop if merged else (),
         expires_at_s=head.expires_at_s,
         fingerprint=own,
-        reset_rows=own is not None and (is_late or old is None),
+        reset_rows=own is not None and is_reset,
         put_rows=put_rows,
         drop_rows=rows.drop,
         oldest_rows=rows.oldest,
@@ -64,6 +73,24 @@ def write(
             name for name in (old.fingerprints if old and is_late else ()) if name != own
         ],
     )
+
+
+def _put_summary(
+    change: Change,
+    owner: bytes,
+    epoch: int,
+    *,
+    is_reset: bool,
+    now_s: float,
+    expires_at_s: float,
+) -> list[tuple[bytes, bytes]]:
+    """A new summary, or the one that stays true where all that is kept beside it is removed."""
+    layout, summary = change.snapshot.layout, change.summary
+    if layout is None or summary is None or not (change.has_summary or is_reset):
+        return []
+    if change.has_summary:
+        summary = replace(summary, written_at_s=now_s, expires_at_s=expires_at_s)
+    return [(SUMMARY, encode_summary(owner, layout, summary, epoch=epoch))]
 
 
 def _with_fingerprint(head: Head, own: str) -> Head:

@@ -53,15 +53,16 @@ def train(
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
     history: Annotated[
-        int, typer.Option(min=1, help="Events that a summary covers.", show_default="1000000")
-    ] = 0,
+        int | None,
+        typer.Option(min=1, help="Events that a summary covers.", show_default="1000000"),
+    ] = None,
     summary: Annotated[
-        int,
+        int | None,
         typer.Option(min=1, help="Tokens of a summary.", show_default="vista 128, elastic 32"),
-    ] = 0,
+    ] = None,
     refresh_events: Annotated[
-        int, typer.Option(min=1, help="Events between summaries.", show_default="50")
-    ] = 0,
+        int | None, typer.Option(min=1, help="Events between summaries.", show_default="50")
+    ] = None,
     reconstruction: Annotated[
         float, typer.Option(min=0, help="Weight of what a summary must give back of the events.")
     ] = 0.1,
@@ -108,9 +109,9 @@ def train(
         time_gap=time_gap == "on",
         embedding=embedding,
         cache_dtype=cache_dtype,
-        history=history,
-        summary=summary,
-        refresh_events=refresh_events,
+        history=history or 0,
+        summary=summary or 0,
+        refresh_events=refresh_events or 0,
     )
     _share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)

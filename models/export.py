@@ -178,19 +178,20 @@ def _prove_summary(
 ) -> None:
     """The same for the graphs of a summary, made step by step, and scores after whole timelines."""
     spec = model.spec
-    for events in (0, 1, 3 * spec.refresh_events + spec.refresh_events // 2):
-        whole = _timeline(model, 1, events, random)
+    for count in (0, 1, 3 * spec.refresh_events + spec.refresh_events // 2):
+        whole = _timeline(model, 1, count, random)
         now, candidates = 10**9, random.integers(0, model.items, 5)
         seen, summary = _summed(model, runs, whole)
+        for name, value in seen.items():  # one event more, of padding, which must vanish
+            padding = np.zeros((1, 1, *value.shape[2:]), value.dtype)
+            padding += NEVER_S if name == "timestamps" else 0
+            seen[name] = np.concatenate([padding, value], axis=1)
         asked = {"candidates": candidates[None], "timestamp": np.array([now])}
-        # Padding must vanish.
-        rest = {name: np.zeros_like(value[:, :1]) for name, value in whole.items()} if events else {}
-        for name, value in rest.items():
-            seen[name] = np.concatenate([value + (NEVER_S if name == "timestamps" else 0), seen[name]], 1)
         scores = _run(runs["rank"], {**asked, **seen, **summary})[0]
         with torch.no_grad():
+            items, timestamps, feedback = (column[0] for column in _tensors(whole))
             logits = model.forward_after(
-                *(tensor[0] for tensor in _tensors(whole)), torch.from_numpy(candidates), now
+                items, timestamps, feedback, torch.from_numpy(candidates), now
             )
         exact = torch.sigmoid(logits)[None].numpy()
         _compare("rank.onnx", scores, exact, SUMMARY_STEP[spec.cache_dtype])

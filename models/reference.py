@@ -68,8 +68,13 @@ def score(
     """
     field = model.spec.receptive_field
     items, timestamps, feedback = items[-field:], timestamps[-field:], feedback[-field:]
-    columns = (items, timestamps, feedback, candidates)
-    logits = model.forward_after(*map(torch.from_numpy, columns), timestamp)
+    logits = model.forward_after(
+        torch.from_numpy(items),
+        torch.from_numpy(timestamps),
+        torch.from_numpy(feedback),
+        torch.from_numpy(candidates),
+        timestamp,
+    )
     return torch.sigmoid(logits).numpy()
 
 

@@ -168,13 +168,15 @@ class Spec:
         tokens, rows = (self.summary, self.width), self.summary_rows
         fields: list[Any] = [("state", "<f4", (rows, self.width + 1))]
         if self.cache_dtype == "int8":
-            return np.dtype([("summary", "i1", tokens), ("summary_scales", "<f2", tokens[:1]), *fields])
+            return np.dtype(
+                [("summary", "i1", tokens), ("summary_scales", "<f2", tokens[:1]), *fields]
+            )
         code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
         return np.dtype([("summary", code, tokens), *fields])
 
     @property
     def summary_rows(self) -> int:
-        """Rows of the sums that a summary is read from: one for every number of a key, or expert."""
+        """Rows of the sums that a summary is read from: by numbers of a key, or by experts."""
         return self.width + 1 if self.family == "vista" else self.summary
 
     def to_dict(self) -> dict[str, Any]:

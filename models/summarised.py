@@ -85,7 +85,7 @@ class Summarised(Stca):
     def summed(
         self, items: Tensor, before: Tensor, gaps_s: Tensor, feedback: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, T, rows) and values (B, T, width + 1) of events, whose outer products add up.
+        """Features (B, T, rows) and values (B, T, width + 1), whose outer products add up.
 
         items int64 (B, T); before int64 (B, T): the item of the event before, -1 where there is
         none; gaps_s int64 (B, T): seconds since; feedback int8 (B, T, tasks).
@@ -238,12 +238,12 @@ class Summarised(Stca):
         added = features.transpose(2, 3) @ values
         return nn.functional.pad(added.cumsum(dim=1), (0, 0, 0, 0, 1, 0))
 
-    def _tokens(self, tokens: Tensor, covered: Tensor) -> list[tuple[Tensor, ...]]:
+    def _tokens(self, tokens: Tensor, covered: Tensor) -> Sequence[tuple[Tensor, ...]]:
         """Per layer keys and values (B, tokens, width) and their bias (B, heads, 1, tokens)."""
         layers = cast("Sequence[SummaryAttention]", self.layers)
         buckets = gap_buckets(covered, self.edges_s)
         wall = torch.where(covered > 0, 0.0, MASKED)[:, None]
-        found = []
+        found: list[tuple[Tensor, ...]] = []
         for layer in layers:
             bias = torch.where(covered[:, None] > 0, layer.coverage[buckets], wall)
             bias = bias[:, :, None, None].expand(-1, -1, 1, tokens.shape[1])
@@ -295,7 +295,9 @@ class Summarised(Stca):
         before = self.embedding(items[rows, places - 1]).detach()
         scores = before @ tokens.transpose(1, 2) / math.sqrt(self.spec.width)
         recalled = self.recall(torch.cat([torch.softmax(scores, -1) @ tokens, before], dim=-1))
-        return (recalled - wanted).square().mean() / wanted.square().mean().clamp(min=1e-6)
+        size = wanted.square().mean().clamp(min=1e-6)
+        lost: Tensor = (recalled - wanted).square().mean() / size
+        return lost
 
 
 class Vista(Summarised):
@@ -333,9 +335,7 @@ class _Asked:
         ends, moments = visible[rows, places], asked_at[rows, places]
         count = torch.arange(len(rows), device=rows.device)
         same = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        same[1:] = (
-            (rows[1:] == rows[:-1]) & (ends[1:] == ends[:-1]) & (moments[1:] == moments[:-1])
-        )
+        same[1:] = (rows[1:] == rows[:-1]) & (ends[1:] == ends[:-1]) & (moments[1:] == moments[:-1])
         within = count - torch.where(same, 0, count).cummax(0).values
         column = within % ASKED_TOGETHER
         group = (column == 0).cumsum(0) - 1
@@ -352,4 +352,5 @@ def _links(items: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
     """Of each event the item before it, -1 for the first, and the seconds since: (B, T) each."""
     before = nn.functional.pad(items[:, :-1], (1, 0), value=-1)
     gaps = nn.functional.pad(timestamps.diff(dim=1), (1, 0))
-    return before[:, : items.shape[1]], gaps[:, : items.shape[1]]
+    T = items.shape[1]
+    return before[:, :T].contiguous(), gaps[:, :T].contiguous()

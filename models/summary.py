@@ -135,7 +135,8 @@ class Experts(Dispatch):
         weights = scores[..., :-1] - scores[..., -1:]
         read = self.memory(slots.gather(-1, places[..., :-1]))  # (B, tokens, PICKED, width)
         read = (weights[..., None] * read).sum(dim=-2)
-        return found + read / (weights.sum(dim=-1, keepdim=True) + 1.0)
+        tokens: Tensor = found + read / (weights.sum(dim=-1, keepdim=True) + 1.0)
+        return tokens
 
     def begin(self, generator: torch.Generator) -> None:
         self.experts.weight.normal_(0, 1.0, generator=generator)

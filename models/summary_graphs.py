@@ -16,7 +16,7 @@ import onnx
 from models.attention import MASKED
 from models.graph import GraphBuilder
 from models.graph_history import bucket_of, memories, parts_of, read_past
-from models.graph_targets import ask, linear, since
+from models.graph_targets import ask, since
 from models.graph_weights import GraphWeights, as_array
 from models.stca_graphs import Fused, ages_of, recency_of
 from models.summarised import Summarised, SummaryAttention
@@ -154,7 +154,9 @@ def _experts_tokens(w: GraphWeights, g: GraphBuilder, experts: Experts, state: s
     places, _ = g.split("Split", 2, places, g.ints(PICKED, 1), axis=2)
     slots = g.add("GatherElements", slots, places, axis=2)
     memory = g.add("Gather", g.floats(as_array(experts.memory.weight)), slots)
-    read = g.add("Squeeze", g.add("MatMul", g.add("Unsqueeze", weights, g.ints(2)), memory), g.ints(2))
+    read = g.add(
+        "Squeeze", g.add("MatMul", g.add("Unsqueeze", weights, g.ints(2)), memory), g.ints(2)
+    )
     total = g.add("ReduceSum", weights, g.ints(2), keepdims=1)
     return g.add("Add", found, g.add("Div", read, g.add("Add", total, g.floats(1.0))))
 
@@ -174,7 +176,9 @@ def _write(w: GraphWeights, g: GraphBuilder, tokens: str) -> None:
     half = g.add("Cast", scale, to=onnx.TensorProto.FLOAT16)
     # Divided by what will be multiplied with: the scale after its rounding.
     back = g.add("Unsqueeze", g.add("Cast", half, to=onnx.TensorProto.FLOAT), g.ints(2))
-    steps = g.add("Clip", g.add("Round", g.add("Div", tokens, back)), g.floats(-127.0), g.floats(127.0))
+    steps = g.add(
+        "Clip", g.add("Round", g.add("Div", tokens, back)), g.floats(-127.0), g.floats(127.0)
+    )
     g.output(g.add("Cast", steps, to=onnx.TensorProto.INT8), "new_summary", dtype, *axes, w.width)
     g.output(half, "new_summary_scales", "float16", *axes)
 

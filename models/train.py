@@ -185,9 +185,7 @@ class _Trainer:
         feedback = torch.from_numpy(batch.feedback)
         known = (feedback != UNKNOWN) & torch.from_numpy(batch.is_target)[..., None]
         asked_at, wanted = timestamps.gather(1, visible), known.any(dim=-1)
-        logits, beside = model.forward_train(
-            items, timestamps, feedback, visible, asked_at, wanted
-        )
+        logits, beside = model.forward_train(items, timestamps, feedback, visible, asked_at, wanted)
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits[known], feedback[known].float(), reduction="sum"
         )
