@@ -15,6 +15,13 @@ class ModelName(BaseModel):
     fingerprint: str
 
 
+class SummaryReport(BaseModel):
+    """How many events the summary covers, and how many visible ones follow them."""
+
+    covered: int
+    unseen: int
+
+
 class CacheReport(BaseModel):
     """What the cache had to do with the answer."""
 
@@ -23,6 +30,7 @@ class CacheReport(BaseModel):
     recomputed: int
     version: int
     age_s: float | None
+    summary: SummaryReport | None = None
 
 
 class RankResponse(BaseModel):

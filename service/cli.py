@@ -68,6 +68,10 @@ def serve(
     timeline_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
     ] = None,
+    refresh_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds before a summary is replaced.", show_default="0: at once"),
+    ] = None,
     store_acks: Annotated[
         int | None,
         typer.Option(
@@ -104,6 +108,7 @@ def serve(
         "threads": threads,
         "record_ttl_s": record_ttl_s,
         "timeline_ttl_s": timeline_ttl_s,
+        "refresh_s": refresh_s,
         "store_acks": store_acks,
         "drain_s": drain_s,
         "log_format": log_format,

@@ -118,8 +118,11 @@ class House:
             default_deadline_ms=settings.default_deadline_ms,
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
+            refresh_s=settings.refresh_s,
         )
-        self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
+        self.recorder = Recorder(
+            cache, deadline_s=settings.write_deadline_s, refresh_s=settings.refresh_s
+        )
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )

@@ -24,12 +24,14 @@ from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.schemas import RankRequest
+from service.summaries import Adding, Summaries, fed
 from service.timings import Timings
 
 EVENT_BYTES = 150
 """About what an event takes in memory apart from its row: its id, mostly."""
 
 TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
+BEHIND = "summary-behind"
 
 
 @dataclass(slots=True)
@@ -43,22 +45,30 @@ class Memory:
     version: int = 0
     written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
+    #: What stands for the events before those of `history`, in the families that summarise.
+    summary: dict[str, Array] | None = None
+    unseen: int = 0
     #: What the rank graph reads of it.
     feed: dict[str, Array] = field(init=False)
 
     def __post_init__(self, rows: Array) -> None:
-        self.feed = {**self.history.feed(), **fields_of(rows)}
+        self.feed = {**self.history.feed(), **fields_of(rows), **(self.summary or {})}
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
         written_at_s = self.written_at_s
+        told = {} if self.summary is None else {"summary": self._told()}
         return {
             "state": self.state,
             "records": len(self.history),
             "recomputed": self.recomputed,
             "version": self.version,
             "age_s": None if written_at_s is None else max(0.0, round(now_s - written_at_s, 3)),
+            **told,
         }
+
+    def _told(self) -> dict[str, int]:
+        return {"covered": int((self.summary or {})["covered"]), "unseen": self.unseen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,8 @@ class Known:
     @property
     def size_bytes(self) -> int:
         """About what it holds: the snapshot's rows and ids, and the feed."""
-        arrays = (self.snapshot.stored.rows, *self.memory.feed.values())
+        arrays = [self.snapshot.stored.rows, *self.memory.feed.values()]
+        arrays += [self.snapshot.summary.row] if self.snapshot.summary else []
         return sum(array.nbytes for array in arrays) + EVENT_BYTES * len(self.snapshot.stored.valid)
 
 
@@ -103,12 +114,14 @@ class Memories:
         *,
         near_bytes: int,
         fetch_s: float | None = None,
+        refresh_s: float = 0.0,
     ) -> None:
         self._cache = cache
         self._chores = chores
         self._clock = clock
         self._near: Near[Known] = Near(near_bytes)
         self._fetch_s = fetch_s
+        self._summaries = Summaries(cache, chores, clock, refresh_s=refresh_s)
         self._breaker = Breaker()
 
     async def remember(self, question: Question) -> Memory:
@@ -132,8 +145,11 @@ class Memories:
         if not snapshot.version:
             self._near.drop(key)
             return nothing_known(model, "cold", degraded)
-        memory = await self._remember_stored(question, snapshot, degraded)
-        if snapshot.good_until_s:
+        if model.spec.summary:
+            memory = await self._remember_summarised(question, snapshot, degraded)
+        else:
+            memory = await self._remember_stored(question, snapshot, degraded)
+        if snapshot.good_until_s and memory.state == "hit" and BEHIND not in degraded:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
@@ -204,6 +220,35 @@ class Memories:
             degraded,
         )
 
+    async def _remember_summarised(
+        self, question: Question, snapshot: Snapshot, degraded: list[str]
+    ) -> Memory:
+        """The newest window of events, and the summary of those before."""
+        model, head = question.model, snapshot.stored.head
+        adding = Adding(model, Lane.RANK, question.deadline, question.timings)
+        try:
+            found = await self._summaries.find(adding, snapshot, question.timestamp)
+        except (CacheUnavailable, CacheMismatch):
+            return nothing_known(model, "away", [AWAY])
+        if snapshot.trimmed or (head is not None and head.count > model.spec.history):
+            degraded.append(TRIMMED)
+        if not found.is_exact:
+            degraded.append(BEHIND)
+        newest = snapshot.timeline.last(model.spec.reads)
+        history = adding.history(newest)
+        kept = snapshot.summary
+        return Memory(
+            "partial" if found.recomputed else "hit",
+            history,
+            np.zeros(len(history), model.spec.row),
+            found.recomputed,
+            snapshot.version,
+            kept.written_at_s if kept else None,
+            degraded,
+            fed(model.spec, found.summary.row if found.summary else None, found.covered),
+            found.unseen,
+        )
+
     async def _remember_inline(self, question: Question) -> Memory:
         model = question.model
         spec = model.spec
@@ -223,10 +268,17 @@ class Memories:
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
         newest = slice(max(0, len(history) - spec.reads), len(history))
-        return Memory("inline", history[newest], rows[newest], plan.count)
+        summary = None
+        if spec.summary:
+            adding = Adding(model, Lane.RANK, question.deadline, question.timings)
+            made = await adding.continued(None, timeline)
+            summary = fed(spec, made.row if made else None, made.covers if made else 0)
+        return Memory("inline", history[newest], rows[newest], plan.count, summary=summary)
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:
     """What a candidate is scored on when it stands alone."""
     history = History.of(Timeline.empty(), model.bundle.vocabulary, model.spec.tasks)
-    return Memory(state, history, np.zeros(0, model.spec.row), degraded=degraded)
+    summary = fed(model.spec, None, 0) if model.spec.summary else None
+    rows = np.zeros(0, model.spec.row)
+    return Memory(state, history, rows, degraded=degraded, summary=summary)

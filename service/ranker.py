@@ -34,9 +34,12 @@ class Ranker:
         default_deadline_ms: float = 10_000.0,
         near_bytes: int = 0,
         fetch_s: float | None = None,
+        refresh_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
+        self._memories = Memories(
+            cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s, refresh_s=refresh_s
+        )
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms

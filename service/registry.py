@@ -42,7 +42,10 @@ class Model:
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, batcher: Batcher) -> Model:
         spec = bundle.spec
-        layout = Layout(bundle.fingerprint, spec.row, spec.reach) if spec.cached_depths else None
+        keeps = spec.cached_depths or spec.summary
+        layout = (
+            Layout(bundle.fingerprint, spec.row, spec.reach, spec.summary_row) if keeps else None
+        )
         return cls(bundle, engine, batcher, Lexicon(bundle.vocabulary), layout)
 
 

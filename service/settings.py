@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     store_acks: int = Field(0, ge=0, description="replicas that have an event when we say so")
     store_replica_reads: bool = False
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
+    refresh_s: float = Field(0.0, ge=0, description="least age of a summary that is replaced")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
     body_limit_bytes: int = Field(1 << 20, ge=1)
