@@ -15,7 +15,7 @@ from cache.snapshot import Change, Snapshot
 from cache.stretch import Stretch
 from cache.timeline import Event
 
-__all__ = ["Cache", "Layout", "Sweeps"]
+__all__ = ["Cache", "Layout", "Lists", "Sweeps"]
 
 
 class Cache(Protocol):
@@ -68,6 +68,18 @@ class Cache(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A cache that can name its users."""
+
+    def users(self) -> AsyncGenerator[str, None]:
+        """Every user with a timeline, in any order; one that is new or gone meanwhile, perhaps.
+
+        Raises `CacheUnavailable`.
+        """
+        ...
 
 
 @runtime_checkable

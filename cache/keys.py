@@ -31,6 +31,15 @@ LMDB_ROWS = b"r"
 LMDB_HEADS = b"h"
 
 
+TIMELINES = b"marmot:{*}:t:*"
+"""Matches the timeline of every user in Redis."""
+
+
+def owner_in(timeline: bytes) -> bytes:
+    """Whose timeline a key of Redis names; an id may hold colons."""
+    return timeline.split(b":", 3)[3]
+
+
 def owner_of(user_id: str) -> bytes:
     """The id as it stands in keys and values; the service refused long before what does not fit."""
     owner = user_id.encode()

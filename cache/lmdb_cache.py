@@ -145,6 +145,15 @@ class LmdbCache:
             await asyncio.to_thread(self._writer.close)
             self._env.close()
 
+    async def users(self) -> AsyncGenerator[str, None]:
+        """Every user with a timeline."""
+        start: bytes | None = keys.LMDB_HEADS
+        while start is not None:
+            look = partial(lmdb_store.owners, start=start, limit=SWEEP_KEYS)
+            owners, start = await asyncio.to_thread(self._read, look)
+            for owner in owners:
+                yield owner.decode()
+
     async def sweep(self) -> AsyncGenerator[int, None]:
         """Deletes rows that have expired; yields how many chunks, after each short transaction."""
         start: bytes | None = keys.LMDB_ROWS

@@ -156,6 +156,19 @@ def expired_rows(
     return expired, cursor.key() if found else None
 
 
+def owners(txn: Txn, start: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """Users among the next `limit` heads, and where to go on."""
+    found: list[bytes] = []
+    cursor = txn.cursor()
+    is_there = cursor.set_range(start)
+    while is_there and cursor.key().startswith(keys.LMDB_HEADS):
+        if len(found) == limit:
+            return found, cursor.key()
+        found.append(cursor.key()[len(keys.LMDB_HEADS) : -1])
+        is_there = cursor.next()
+    return found, None
+
+
 def delete_expired(txn: Txn, row_keys: list[bytes], now_s: float) -> int:
     """Deletes those that nobody wrote again; says how many."""
     count = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -160,6 +160,18 @@ class RedisCache:
                     *self._confirming(place.floor),
                 )
         self._check_acks(rest)
+
+    async def users(self) -> AsyncGenerator[str, None]:
+        """Every user with a timeline; a scan may name one twice."""
+        seen: set[bytes] = set()
+        try:
+            async for key in self._link.scan(keys.TIMELINES):
+                owner = keys.owner_in(key)
+                if owner not in seen:
+                    seen.add(owner)
+                    yield owner.decode()
+        except FAILURES as failed:
+            raise _away(failed, self._timeout_s) from failed
 
     async def ping(self) -> None:
         async with self._translated():

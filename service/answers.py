@@ -114,6 +114,22 @@ class TimelineResponse(BaseModel):
     events: list[dict[str, Any]]
 
 
+class SummaryResponse(BaseModel):
+    """Tokens that stand for a user's first `covered` events; null where there are too few."""
+
+    user_id: str
+    model: ModelName
+    version: int
+    covered: int
+    unseen: int
+    age_s: float | None
+    is_behind: bool
+    #: Tokens and numbers in each.
+    shape: list[int]
+    #: Base64 of float32, little-endian, token after token.
+    tokens: str | None
+
+
 class Item(BaseModel):
     """An item of the vocabulary."""
 

@@ -146,6 +146,37 @@ def backfill(
         typer.echo(f"{done.users:,} users, {done.events:,} events: {told}")
 
 
+@app.command(
+    "export-state",
+    epilog="Example: marmot export-state --bundle bundle --cache redis://localhost --out state",
+)
+def export_state(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for state-00000.npz, …; made if need be.")],
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    as_json: Json = False,
+) -> None:
+    """Write the summary tokens of every user: user_ids, covered and tokens (users, tokens, width).
+
+    For the families that summarise. Summaries that are behind are brought up to date first.
+    """
+    import asyncio  # noqa: PLC0415
+    import dataclasses  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    from service.host import write_state  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(bundle=bundle, cache=cache, keep=keep)
+    done = asyncio.run(write_state(settings, out))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(done)}))
+    else:
+        typer.echo(f"{done.users:,} users in {done.files:,} file(s) in {out}")
+
+
 @app.command(epilog="Example: marmot key --name shop --scopes rank,events --keys keys")
 def key(
     *,

@@ -9,17 +9,20 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cache.base import Cache
 from service.auth import is_loopback
 from service.backfill import Backfilled, backfill
 from service.cpus import threads_for
 from service.errors import StartError, UsageError
+from service.handout import Exported, export_state
+from service.registry import Model
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
@@ -159,6 +162,23 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 async def fill_store(settings: Settings, events: Path) -> Backfilled:
     """Opens what a backfill needs, and runs it with a progress bar."""
+    async with _offline(settings, "backfill") as (model, cache, bar):
+        return await backfill(
+            model, cache, events, lambda done, total: bar(completed=done, total=total)
+        )
+
+
+async def write_state(settings: Settings, out: Path) -> Exported:
+    """Opens what an export needs, and runs it with a progress bar."""
+    async with _offline(settings, "users") as (model, cache, bar):
+        return await export_state(model, cache, out, lambda done: bar(completed=done))
+
+
+@asynccontextmanager
+async def _offline(
+    settings: Settings, what: str
+) -> AsyncIterator[tuple[Model, Cache, Callable[..., None]]]:
+    """The settings' model and store, and what moves a bar on stderr."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -171,10 +191,4 @@ async def fill_store(settings: Settings, events: Path) -> Backfilled:
         cache = await open_store(patient, model)
         stack.push_async_callback(cache.close)
         bar = stack.enter_context(Progress(console=Console(stderr=True)))
-        task = bar.add_task("backfill", total=None)
-        return await backfill(
-            model,
-            cache,
-            events,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        yield model, cache, partial(bar.update, bar.add_task(what, total=None))

@@ -20,6 +20,7 @@ from service.drain import Drain
 from service.engine import Engine
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
+from service.handout import Handout
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
@@ -53,6 +54,7 @@ class House:
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)
+    handout: Handout = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -126,6 +128,7 @@ class House:
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )
+        self.handout = Handout(cache, self.chores, refresh_s=settings.refresh_s)
         await warm_up(model)
         await self_test(model)
         self.metrics.loaded(model.name)
