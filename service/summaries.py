@@ -19,6 +19,7 @@ import numpy as np
 from cache.base import Cache
 from cache.errors import CacheMismatch, CacheUnavailable, StaleVersion
 from cache.snapshot import Change, Snapshot
+from cache.stretch import Stretch
 from cache.summary import Summary
 from cache.timeline import Timeline
 from models.spec import Spec
@@ -236,24 +237,36 @@ class _Moved(Exception):
     """The user was written while the timeline was walked."""
 
 
+async def _page(
+    adding: Adding, cache: Cache, snapshot: Snapshot, summary: Summary | None
+) -> Stretch:
+    """Events from a summary's last one on, or from the first: a whole step, or all that there are.
+
+    Raises `_Moved` if they are not of the snapshot's version.
+    """
+    start, limit = summary.last if summary else b"", PAGE
+    while True:
+        page = await cache.read_on(snapshot.user_id, start=start, limit=limit)
+        if page.version != snapshot.version:
+            raise _Moved
+        if page.is_end or len(page.timeline) > adding.step:
+            return page
+        limit *= 2
+
+
 async def _walked(
     adding: Adding, cache: Cache, snapshot: Snapshot, summary: Summary | None, upto: int | None
 ) -> tuple[Summary | None, int]:
     """The summary of all whole steps up to a moment, and how many visible events follow it."""
     while True:
-        start = summary.last if summary else b""
-        page = await cache.read_on(snapshot.user_id, start=start, limit=PAGE + 2 * adding.step)
-        if page.version != snapshot.version:
-            raise _Moved
+        page = await _page(adding, cache, snapshot, summary)
         timeline = page.timeline if upto is None else page.timeline.upto(upto)
         found = await adding.continued(summary, timeline)
         if summary is not None and found is None:  # its last event is not what it was
             summary = None
             continue
-        is_end = page.is_end or len(timeline) < len(page.timeline)
-        end = (found.end_in(timeline) if found else 0) or 0
-        if is_end or found is summary:
-            return found, len(timeline) - end
+        if page.is_end or len(timeline) < len(page.timeline):
+            return found, len(timeline) - ((found.end_in(timeline) if found else 0) or 0)
         summary = found
 
 
@@ -291,17 +304,12 @@ async def _turn_page(adding: Adding, cache: Cache, user_id: str) -> bool:
     if stands.is_exact or not snapshot.version:
         return True
     summary = stands.summary
-    start = summary.last if summary else b""
-    page = await cache.read_on(user_id, start=start, limit=PAGE + 2 * adding.step)
-    if page.version != snapshot.version:
-        raise _Moved
+    page = await _page(adding, cache, snapshot, summary)
     found = await adding.continued(summary, page.timeline)
-    if summary is not None and found is None:
-        found = None
-        page = await cache.read_on(user_id, start=b"", limit=PAGE + 2 * adding.step)
-        if page.version != snapshot.version:
-            raise _Moved
-        found = await adding.continued(None, page.timeline)
+    if summary is not None and found is None:  # its last event is not what it was
+        summary = None
+        page = await _page(adding, cache, snapshot, summary)
+        found = await adding.continued(summary, page.timeline)
     if found is None or found is summary:
         return True
     await cache.append(snapshot.merge(()).with_summary(found))
