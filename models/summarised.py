@@ -27,6 +27,8 @@ from models.summary import Dispatch, Experts, Intake, Seeds
 ASKED_TOGETHER = 16
 #: Events that the trusted path adds to a summary at once.
 STRETCH = 8_192
+#: What every task's silence about an event adds to one number of its key, where training starts.
+SILENCE = 8.0
 #: Covered events of each request that its tokens must give back, in training.
 REMEMBERED = 8
 
@@ -94,7 +96,7 @@ class Summarised(Stca):
         earlier = torch.where(
             (before < 0)[..., None], self.nothing, self.embedding(before.clamp(min=0))
         )
-        buckets = gap_buckets(gaps_s, self.edges_s)
+        buckets = gap_buckets(gaps_s.contiguous(), self.edges_s)
         expected = nn.functional.embedding(items, self.expectation)
         keys, values = self.intake(known, earlier, expected, feedback, buckets)
         return self.dispatch.features(keys), nn.functional.pad(values, (0, 1), value=1.0)
@@ -179,7 +181,11 @@ class Summarised(Stca):
         for linear in (m for m in self.intake.modules() if isinstance(m, nn.Linear)):
             linear.weight.normal_(0, 0.7 * linear.in_features**-0.5, generator=generator)
         self.intake.key.bias.zero_()
-        self.dispatch.begin(generator)
+        silent = torch.zeros(width)
+        silent[-1] = 1.0
+        self.intake.key.weight[-1] = 0
+        self.intake.feedback_key[:, 0, -1] = SILENCE / tasks
+        self.dispatch.begin(silent, generator)
         self.recall.weight.normal_(0, 0.1, generator=generator)
         self.recall.bias.zero_()
         if not self.layers:
@@ -353,4 +359,4 @@ def _links(items: Tensor, timestamps: Tensor) -> tuple[Tensor, Tensor]:
     before = nn.functional.pad(items[:, :-1], (1, 0), value=-1)
     gaps = nn.functional.pad(timestamps.diff(dim=1), (1, 0))
     T = items.shape[1]
-    return before[:, :T].contiguous(), gaps[:, :T].contiguous()
+    return before[:, :T], gaps[:, :T]

@@ -66,8 +66,12 @@ class Dispatch(nn.Module, ABC):
         """(B, tokens, width) from sums (B, rows, width + 1); their last column adds up features."""
 
     @abstractmethod
-    def begin(self, generator: torch.Generator) -> None:
-        """Sets out from tokens that are about the mean of all values."""
+    def begin(self, silent: Tensor, generator: torch.Generator) -> None:
+        """Sets out from tokens that are about the mean of values.
+
+        The number `silent` of a key (width,) is set where nobody said anything of an event: such
+        an event weighs little at first, or a few that say something would drown in many.
+        """
 
 
 class Seeds(Dispatch):
@@ -94,10 +98,10 @@ class Seeds(Dispatch):
         outer: Tensor = nn.functional.silu(self.seeds) @ inner + self.share * mean[:, -1:]
         return outer
 
-    def begin(self, generator: torch.Generator) -> None:
+    def begin(self, silent: Tensor, generator: torch.Generator) -> None:
         self.seeds.normal_(0, 0.5, generator=generator)
         self.share.fill_(1.0)
-        self.gate.weight.zero_()
+        self.gate.weight.copy_(-silent)
         self.gate.bias.fill_(2.0)
 
 
@@ -138,8 +142,9 @@ class Experts(Dispatch):
         tokens: Tensor = found + read / (weights.sum(dim=-1, keepdim=True) + 1.0)
         return tokens
 
-    def begin(self, generator: torch.Generator) -> None:
+    def begin(self, silent: Tensor, generator: torch.Generator) -> None:
         self.experts.weight.normal_(0, 1.0, generator=generator)
+        self.experts.weight.sub_(math.sqrt(len(silent)) * silent)
         self.experts.bias.zero_()
         self.ask.weight.normal_(0, 1.0, generator=generator)
         self.half_keys.normal_(0, self.half_keys.shape[-1] ** -0.5, generator=generator)
