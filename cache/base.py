@@ -1,7 +1,8 @@
 """The border between the service and a store: what every cache promises.
 
 A cache knows timelines (ids, times, feedback) and, per fingerprint, rows of a layout it does
-not understand: one row per event, usable only for the event whose hash it carries.
+not understand: one row per event, usable only for the event whose hash it carries, or one summary
+of the first events, usable only with the last of them as it was.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from cache.layout import Layout
 from cache.reading import StoredRows
 from cache.snapshot import Change, Snapshot
+from cache.stretch import Stretch
 from cache.timeline import Event
 
 __all__ = ["Cache", "Layout", "Notes", "StoredRows", "Sweeps"]
@@ -65,6 +67,14 @@ class Cache(Notes, Protocol):
 
         Raises `StaleVersion` if the user was written since the snapshot was read, and
         `CacheUnavailable`.
+        """
+        ...
+
+    async def read_on(self, user_id: str, *, start: bytes, limit: int) -> Stretch:
+        """Reads about `limit` events, oldest first, from an order key on (b"": the first).
+
+        One round trip. What it answers about a user who is written meanwhile is told by versions.
+        Raises `CacheUnavailable`.
         """
         ...
 

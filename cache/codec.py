@@ -23,6 +23,7 @@ import xxhash
 
 from cache.head import Head
 from cache.layout import Layout
+from cache.summary import Summary
 from cache.timeline import FeedbackColumn, Timeline
 
 FORMAT = 1
@@ -30,9 +31,11 @@ FORMAT = 1
 _START = Struct("<2sBBIQ")  # magic, format, zero, count, checksum
 _CHUNK = Struct("<HHII")  # bytes of the owner, feedback names, bytes of the names, bytes of the ids
 _ROWS = Struct("<QddHHI")  # epoch, written at, expires at, bytes of owner, fingerprint, row type
+_SUMMARY = Struct("<QH")  # behind what is as in rows: digest and bytes of the last event's key
 _HEAD = Struct("<QdHHB3x")  # epoch, expires at, bytes of owner, fingerprints, trimmed
 _CHUNK_BODY = _START.size + _CHUNK.size
 _ROWS_BODY = _START.size + _ROWS.size
+_SUMMARY_BODY = _ROWS_BODY + _SUMMARY.size
 _HEAD_BODY = _START.size + _HEAD.size
 
 
@@ -190,10 +193,43 @@ def rows_decoder(owner: bytes, layout: Layout) -> Callable[[bytes], RowChunk]:
     return decode
 
 
+def encode_summary(owner: bytes, layout: Layout, summary: Summary, *, epoch: int) -> bytes:
+    """The summary of one user and layout; what a value counts here is the events it covers."""
+    fingerprint, row_type = _names(layout.fingerprint, layout.summary)
+    sizes = len(owner), len(fingerprint), len(row_type)
+    return _sealed(
+        b"mS",
+        summary.covers,
+        _ROWS.pack(epoch, summary.written_at_s, summary.expires_at_s, *sizes),
+        _SUMMARY.pack(summary.digest, len(summary.last)),
+        summary.row.tobytes(),
+        summary.last,
+        fingerprint,
+        row_type,
+        owner,
+    )
+
+
+def decode_summary(owner: bytes, layout: Layout, value: bytes) -> tuple[Summary, int]:
+    """The summary, if it is this user's and layout's, and its epoch."""
+    fingerprint, row_type = _names(layout.fingerprint, layout.summary)
+    covers = _unsealed(b"mS", _SUMMARY_BODY, value)
+    epoch, written_at_s, expires_at_s, *sizes = _ROWS.unpack_from(value, _START.size)
+    digest, key_size = _SUMMARY.unpack_from(value, _ROWS_BODY)
+    key = _SUMMARY_BODY + layout.summary.itemsize
+    stop = key + key_size
+    end = fingerprint + row_type + owner
+    wanted = [len(owner), len(fingerprint), len(row_type)]
+    if not covers or sizes != wanted or len(value) != stop + len(end) or value[stop:] != end:
+        raise CodecError("a summary of another user, fingerprint or type")
+    row = np.frombuffer(value, layout.summary, 1, _SUMMARY_BODY).reshape(())
+    return Summary(row, covers, value[key:stop], digest, written_at_s, expires_at_s), epoch
+
+
 def rows_expiry(value: bytes) -> float:
-    """When a rows value of anybody expires (unix time); broken ones have expired."""
+    """When rows or a summary of anybody expire (unix time); broken ones have expired."""
     try:
-        _unsealed(b"mR", _ROWS_BODY, value)
+        _unsealed(b"mS" if value[:2] == b"mS" else b"mR", _ROWS_BODY, value)
     except CodecError:
         return 0.0
     return float(_ROWS.unpack_from(value, _START.size)[2])

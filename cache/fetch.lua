@@ -3,7 +3,7 @@
 -- ARGV: 1 events to read, 2 first key that is too new ('' = none), 3 reach of the rows,
 --       4 events a timeline keeps, 5... order keys of events about to be merged
 -- Answer: version, head, is quarantined, first bound, newer events,
---         tail bounds, tail chunks, tail rows, other bounds, other chunks;
+--         tail bounds, tail chunks, tail rows, other bounds, other chunks, summary;
 --         where a timeline was lost, its index or rows being there still, the first bound is '?'
 local count_at = 5 -- where every value keeps its count: see codec.py
 
@@ -92,4 +92,5 @@ if #ARGV > 4 then
     rank = rank + 1
   end
 end
-return {got[1], got[2], quarantined, first, newer, bounds, chunks, rows, others, values}
+local summary = KEYS[4] and redis.call('HGET', KEYS[4], '\255')
+return {got[1], got[2], quarantined, first, newer, bounds, chunks, rows, others, values, summary}

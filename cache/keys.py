@@ -6,7 +6,7 @@
     marmot:{bucket}:floor                    s floor          no version was ever given above it
     marmot:{bucket}:t:USER  (hash)           v h t USER 0     version, head, chunks by bound
     marmot:{bucket}:i:USER  (sorted set)                      the bounds in order
-    marmot:{bucket}:r:FP8:USER  (hash)       r USER 0 FP8     row chunks by bound
+    marmot:{bucket}:r:FP8:USER  (hash)       r USER 0 FP8     row chunks by bound, then a summary
     marmot:{bucket}:q:USER  (set)            q USER 0         damaged timelines, put aside
 
 The bucket is a hash of the user, in braces: a cluster keeps all keys of one user together, and
@@ -20,6 +20,9 @@ import xxhash
 
 KEEP = b"marmot:keep"
 NOTE = b"marmot:note:"
+SUMMARY = b"\xff"
+"""In place of a bound: the summary. It sorts behind every bound, and is removed where rows are."""
+
 FINGERPRINT_DIGITS = 8
 MAX_ID_BYTES = 200  # LMDB keys end at 511 bytes; a chunk's key holds a user's and an item's id
 BUCKETS = 16384
@@ -31,7 +34,6 @@ LMDB_NOTE = b"snote:"
 LMDB_FLOOR = b"sfloor"
 LMDB_ROWS = b"r"
 LMDB_HEADS = b"h"
-TIMELINES = b"marmot:{????}:t:*"  # matches every user's timeline in Redis
 
 
 def owner_of(user_id: str) -> bytes:

@@ -21,9 +21,10 @@ from cache.lmdb_store import Room, Txn
 from cache.lmdb_writer import LmdbWriter
 from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
-from cache.reading import OnEvent, StoredRows, read, read_rows
+from cache.reading import OnEvent, StoredRows, read, read_rows, read_stretch
 from cache.snapshot import Change, Snapshot
-from cache.timeline import Event
+from cache.stretch import Stretch
+from cache.timeline import Event, Timeline
 from cache.writing import write
 
 T = TypeVar("T")
@@ -127,6 +128,18 @@ class LmdbCache:
         if version != encode_version(LmdbKeys(owner).version, snapshot.version):
             raise StaleVersion(f"Somebody wrote this user since version {snapshot.version}.")
         return read_rows(snapshot, chunks, values, now_s=self._clock(), on_event=self._on_event)
+
+    async def read_on(self, user_id: str, *, start: bytes, limit: int) -> Stretch:
+        owner = keys.owner_of(user_id)
+        answer, is_end = self._read(lambda txn: lmdb_store.stretch(txn, owner, start, limit))
+        try:
+            version = _version(owner, answer)
+            return read_stretch(
+                owner, answer, start, version=version, now_s=self._clock(), is_end=is_end
+            )
+        except CodecError:
+            await self._put_aside(owner, answer)
+            return Stretch(0, Timeline.empty(), is_end=True)
 
     async def append(self, change: Change) -> int:
         writes = write(

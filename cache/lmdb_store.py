@@ -61,6 +61,11 @@ def answer(txn: Txn, question: Question, keep: int) -> Answer:
         start = place.rows(question.layout.fingerprint)
         row_keys = [start + bound for bound, _ in tail]
     rows = [txn.get(key) for key in row_keys]
+    summary = None
+    if question.layout and question.wants_summary:
+        key = place.rows(question.layout.fingerprint) + keys.SUMMARY
+        summary = txn.get(key)
+        row_keys += [key] if summary else []
     seal = (place.version, version, *row_keys)
     known = {bound for bound, _ in tail}
     elsewhere = [
@@ -68,7 +73,26 @@ def answer(txn: Txn, question: Question, keep: int) -> Answer:
         for bound in _touched(cursor, place, question, _count(head), keep)
         if bound not in known
     ]
-    return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows, seal)
+    return Answer(version, head, is_quarantined, first, newer, tail, elsewhere, rows, summary, seal)
+
+
+def stretch(txn: Txn, owner: bytes, start: bytes, limit: int) -> tuple[Answer, bool]:
+    """The same walk as `stretch.lua`: chunks, oldest first, and whether they end the timeline."""
+    place = LmdbKeys(owner)
+    prefix, size = place.chunks, len(place.chunks)
+    cursor = txn.cursor()
+    found = _seek(cursor, prefix + start, prefix) and cursor.key() == prefix + start
+    found = found or _seek_before(cursor, prefix, start) or _seek(cursor, prefix, prefix)
+    chunks: list[tuple[bytes, bytes | None]] = []
+    seen = 0
+    while found and seen < limit:
+        key, value = cursor.item()
+        chunks.append((key[size:], value))
+        seen += _count(value)
+        found = cursor.next() and cursor.key().startswith(prefix)
+    first = chunks[0][0] if chunks else b""
+    answer = Answer(txn.get(place.version), txn.get(place.head), first=first, tail=chunks)
+    return answer, not found
 
 
 def rows_at(

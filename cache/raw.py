@@ -64,6 +64,10 @@ class Question:
     def wants_rows(self) -> bool:
         return self.rows and self.layout is not None and self.layout.row.itemsize > 0
 
+    @property
+    def wants_summary(self) -> bool:
+        return self.layout is not None and self.layout.summary.itemsize > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -77,6 +81,7 @@ class Answer:
     tail: Sequence[tuple[bytes, bytes | None]] = ()  # newest first
     elsewhere: Sequence[tuple[bytes, bytes | None]] = ()  # in any order
     rows: Sequence[bytes | None] = ()  # along `tail`; may be missing altogether
+    summary: bytes | None = None
     seal: Seal = ()  # what shows later that nothing has changed
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.chunk import Chunk
-from cache.codec import CodecError, decode_chunks, decode_head, rows_decoder
+from cache.codec import CodecError, decode_chunks, decode_head, decode_summary, rows_decoder
 from cache.head import Head
 from cache.keys import owner_of
-from cache.layout import Layout
+from cache.layout import NO_ROWS, Layout
 from cache.raw import Answer, Question
 from cache.snapshot import Mask, Rows, Snapshot, Stored
+from cache.stretch import Stretch
+from cache.summary import Summary
 from cache.timeline import Timeline, frozen
 
-NO_ROWS = np.dtype([])
 ALL = np.ones(0, np.bool_)
 
 OnEvent = Callable[[str], None]
@@ -35,7 +36,7 @@ def read(
     on_event: OnEvent,
 ) -> Snapshot:
     """Raises `CodecError` if the timeline is damaged; damaged rows are absent and counted."""
-    head = _head(question, answer, now_s)
+    head = _head(question.owner, answer, now_s)
     tail = _present(answer.tail[::-1]) if head else []
     bounds = [bound for bound, _ in tail]
     timeline, counts = decode_chunks(question.owner, tail)
@@ -46,6 +47,7 @@ def read(
     epoch = head.epoch if head else 0
     rows = _Rows(question.owner, question.layout, epoch, now_s, on_event)
     rows.read(bounds, counts, answer.rows[::-1] if head else (), timeline.hashes)
+    summary = _summary(question, head, answer.summary, now_s, on_event)
     stop = len(timeline) if question.upto is None else _stop(timeline, question.upto)
     start = max(stop - question.limit, 0)
     return Snapshot(
@@ -62,10 +64,11 @@ def read(
         limit=question.limit,
         good_from=int(timeline.timestamps[stop - 1]) if stop else 0,
         good_until_s=(
-            _good_until_s(head, rows, rows.valid[start:stop] if question.rows else ALL)
+            _good_until_s(head, rows, rows.valid[start:stop] if question.rows else ALL, summary)
             if stop == len(timeline) and not answer.newer
             else 0.0
         ),
+        summary=summary,
         layout=question.layout,
         seal=answer.seal,
         stored=Stored(
@@ -115,21 +118,51 @@ def read_rows(
     return StoredRows(found.rows, found.valid, found.written_at_s, found.good_until_s)
 
 
-def _good_until_s(head: Head | None, rows: _Rows, valid: Mask) -> float:
+def read_stretch(
+    owner: bytes, answer: Answer, start: bytes, *, version: int, now_s: float, is_end: bool
+) -> Stretch:
+    """The part of a timeline that an answer's tail, oldest first here, has from a key on.
+
+    Raises `CodecError` if it is damaged.
+    """
+    if _head(owner, answer, now_s) is None:
+        return Stretch(version, Timeline.empty(), is_end=True)
+    timeline, _ = decode_chunks(owner, _present(answer.tail))
+    return Stretch(version, timeline[timeline.before(start) : len(timeline)], is_end)
+
+
+def _summary(
+    question: Question, head: Head | None, value: bytes | None, now_s: float, on_event: OnEvent
+) -> Summary | None:
+    if head is None or value is None or question.layout is None:
+        return None
+    try:
+        summary, epoch = decode_summary(question.owner, question.layout, value)
+    except CodecError:
+        on_event("damaged_record")
+        return None
+    if summary.expires_at_s <= now_s:
+        on_event("expired_record")
+        return None
+    return summary if epoch == head.epoch else None
+
+
+def _good_until_s(head: Head | None, rows: _Rows, valid: Mask, summary: Summary | None) -> float:
     """When the first of what was read expires; 0 where somebody may yet write a row."""
     if head is None or not valid.all():
         return 0.0
-    return min(rows.good_until_s, head.expires_at_s or math.inf)
+    until_s = min(rows.good_until_s, head.expires_at_s or math.inf)
+    return min(until_s, summary.expires_at_s) if summary else until_s
 
 
-def _head(question: Question, answer: Answer, now_s: float) -> Head | None:
+def _head(owner: bytes, answer: Answer, now_s: float) -> Head | None:
     if answer.head is None:
         if answer.version is not None:
             raise CodecError("a version without a head")
         return None
     if answer.version is None:
         raise CodecError("a head without a version")
-    head = decode_head(question.owner, answer.head)
+    head = decode_head(owner, answer.head)
     if head.expires_at_s:
         if head.expires_at_s <= now_s or not answer.first:  # the index was evicted: as good as gone
             return None

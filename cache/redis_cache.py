@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from cache import keys
+from cache.chunk import CHUNK_EVENTS
 from cache.codec import CodecError, decode_head, decode_version, encode_version
 from cache.errors import CacheUnavailable, StaleVersion
 from cache.keeping import agreed_keep, wanted_keep
@@ -20,13 +21,14 @@ from cache.keys import RedisKeys
 from cache.layout import Layout
 from cache.patience import MOST_DAMAGES, Patience, was_late
 from cache.raw import Answer, Question, Seal, Writes
-from cache.reading import OnEvent, StoredRows, read, read_rows
+from cache.reading import OnEvent, StoredRows, read, read_rows, read_stretch
 from cache.redis_glance import sealed
 from cache.redis_link import Command
 from cache.redis_url import RedisUrl
 from cache.script import Script
 from cache.snapshot import Change, Snapshot
-from cache.timeline import Event
+from cache.stretch import Stretch
+from cache.timeline import Event, Timeline
 from cache.writing import write
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class RedisCache:
             timeout_s=timeout_s, connections=connections, replica_reads=replica_reads
         )
         self._fetch, self._append = Script("fetch.lua"), Script("append.lua")
+        self._stretch = Script("stretch.lua")
         self._forget, self._quarantine = Script("forget.lua"), Script("quarantine.lua")
         self._note = Script("note.lua")
 
@@ -107,6 +110,25 @@ class RedisCache:
         self, snapshot: Snapshot, chunks: Sequence[int], *, within_s: float | None = None
     ) -> StoredRows:
         return await self._patience.wait(self._read_rows(snapshot, chunks), within_s)
+
+    async def read_on(self, user_id: str, *, start: bytes, limit: int) -> Stretch:
+        owner = keys.owner_of(user_id)
+        place = RedisKeys(owner)
+        async with self._translated():
+            (found,) = await self._stretch(
+                self._link, [place.timeline, place.index], [start, -(-limit // CHUNK_EVENTS) + 1]
+            )
+            version, head, bounds, chunks, more = found
+            first = bounds[0] if bounds else b""
+            answer = Answer(version, head, first=first, tail=list(zip(bounds, chunks, strict=True)))
+            try:
+                number, now_s = _version(place, answer), self._clock()
+                return read_stretch(
+                    owner, answer, start, version=number, now_s=now_s, is_end=not more
+                )
+            except CodecError:
+                await self._put_aside(place, owner, answer)
+        return Stretch(0, Timeline.empty(), is_end=True)
 
     async def append(self, change: Change) -> int:
         owner = keys.owner_of(change.user_id)
@@ -311,7 +333,7 @@ class RedisCache:
     async def _answer(self, question: Question, keep: int, *, may_be_old: bool) -> Answer:
         place = RedisKeys(question.owner)
         named = [place.timeline, place.index, place.quarantine]
-        has_rows = question.layout and question.wants_rows
+        has_rows = question.layout and (question.wants_rows or question.wants_summary)
         fingerprint = question.layout.fingerprint if has_rows and question.layout else None
         if fingerprint:
             named.append(place.rows(fingerprint))
@@ -321,7 +343,11 @@ class RedisCache:
             [question.least, question.end or b"", question.reach, keep, *question.around],
             may_be_old=may_be_old,
         )
-        version, head, quarantined, first, newer, bounds, chunks, rows, others, values = found
+        version, head, quarantined, first, newer, bounds, chunks, rows, others, values, *last = (
+            found
+        )
+        summary = last[0] if last and question.wants_summary else None
+        watched = fingerprint if question.wants_rows or summary else None
         is_lost = first == LOST and version is None and not quarantined
         if is_lost and not self._timeline_ttl_s:
             self._on_event("evicted_timeline")
@@ -334,7 +360,8 @@ class RedisCache:
             tail=list(zip(bounds, chunks, strict=True)),
             elsewhere=list(zip(others, values, strict=True)),
             rows=rows,
-            seal=sealed(place, version or b"", fingerprint),
+            summary=summary,
+            seal=sealed(place, version or b"", watched),
         )
 
     def _called(self, writes: Writes) -> tuple[list[bytes], list[bytes | int]]:

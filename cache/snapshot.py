@@ -14,6 +14,7 @@ from cache.head import Head
 from cache.layout import Layout
 from cache.merge import Merged, Status, merge
 from cache.raw import Seal
+from cache.summary import Summary
 from cache.timeline import Event, Timeline, frozen
 
 Rows = npt.NDArray[Any]  # (events,) of Layout.row
@@ -68,6 +69,8 @@ class Snapshot:
     good_until_s: float
     """Unix time until which it can be fetched again: when the first of what was read expires; 0 if
     there are newer events, or rows that somebody may yet write."""
+    summary: Summary | None = field(repr=False)
+    """Of the first events, if there is one and nothing that it covers is known to have changed."""
     layout: Layout | None = field(repr=False)
     seal: Seal = field(repr=False)
     stored: Stored = field(repr=False)
@@ -95,8 +98,9 @@ class Snapshot:
         if not events:
             whole = Whole(stored.rows, stored.valid, self.skipped)
             return Change(
-                self, (), self.timeline, self.rows, self.valid, len(self.timeline), None, whole
-            )
+                self, (), self.timeline, self.rows, self.valid, len(self.timeline), None, whole,
+                self.summary,
+            )  # fmt: skip
         has_all = not stored.head or len(stored.timeline) == stored.head.count
         if stored.newer or not (has_all or len(events) <= stored.around):
             raise RuntimeError("This is a bug: fetch with around=events before merging them.")
@@ -122,7 +126,15 @@ class Snapshot:
             max(true - skipped, 0),
             merged,
             whole,
+            self._summary_after(merged),
         )
+
+    def _summary_after(self, merged: Merged) -> Summary | None:
+        """The summary, unless an event that it covers is new or not what it was."""
+        summary, spoiled = self.summary, merged.spoiled
+        if summary is None or spoiled is None or summary.last < spoiled[0]:
+            return summary
+        return None
 
     def _skipped_after(self, tail: Timeline) -> int:
         """The tail after merging starts where `timeline` started, or at the first event of all."""
@@ -157,7 +169,10 @@ class Change:
     """The first row of `timeline` that the merge made untrue or that is new."""
     merged: Merged | None = field(repr=False)
     whole: Whole = field(repr=False)
+    summary: Summary | None = field(default=None, repr=False)
+    """The one that stays true, or the new one."""
     has_rows: bool = False
+    has_summary: bool = False
 
     @property
     def user_id(self) -> str:
@@ -171,7 +186,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Nothing to store."""
-        return not self.has_rows and not self.has_news
+        return not self.has_rows and not self.has_summary and not self.has_news
 
     @property
     def has_news(self) -> bool:
@@ -190,6 +205,12 @@ class Change:
                 f"for {len(self.timeline)} events of {self.rows.dtype}."
             )
         return replace(self, rows=rows, valid=valid, has_rows=bool(rows.dtype.itemsize))
+
+    def with_summary(self, summary: Summary) -> Change:
+        """The same change with a new summary of the first events after merging."""
+        if self.snapshot.layout is None or summary.row.dtype != self.snapshot.layout.summary:
+            raise ValueError(f"This is a bug: a summary of {summary.row.dtype} has no place here.")
+        return replace(self, summary=summary, has_summary=True)
 
     def whole_rows(self) -> tuple[Rows, Mask, Mask]:
         """Rows and marks along the whole tail, and which of them are not stored yet."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import secrets
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.chunk import Chunk, chunks_for
-from cache.codec import encode_chunk, encode_head, encode_rows
+from cache.codec import encode_chunk, encode_head, encode_rows, encode_summary
 from cache.head import Head
-from cache.keys import owner_of, short
+from cache.keys import SUMMARY, owner_of, short
 from cache.layout import Layout
 from cache.raw import Writes
 from cache.snapshot import Change, Mask, Rows
@@ -31,8 +32,9 @@ def write(
     is_changed = change.has_news
     if not is_changed and old is None:
         return None  # rows of a timeline that is not there
-    layout = snapshot.layout if snapshot.layout and snapshot.layout.row.itemsize else None
-    own = short(layout.fingerprint) if layout else None
+    layout = snapshot.layout
+    rowed = layout if layout and layout.row.itemsize else None
+    own = short(layout.fingerprint) if layout and (rowed or layout.summary.itemsize) else None
     late = merged.late if merged else ()
     # Where rows depend on few events, most of them outlive a late one.
     is_spared = bool(late) and len(late) <= MOST_LATE and layout is not None and bool(layout.span)
@@ -45,8 +47,13 @@ def write(
         fingerprints=tuple(n for n in named if not is_late or (is_spared and n == own)),
     )
     is_reset = old is None or (is_late and not is_spared)
-    rows = _RowWrites(change, layout, is_reset)
+    rows = _RowWrites(change, rowed, is_reset)
     put_rows = rows.encode(owner, head.epoch, now_s, now_s + record_ttl_s)
+    put_rows += _put_summary(
+        change, owner, head.epoch, is_reset=is_reset, now_s=now_s, expires_at_s=now_s + record_ttl_s
+    )
+    if snapshot.summary and change.summary is None:
+        rows.drop.append(SUMMARY)
     if own and put_rows and own not in head.fingerprints:
         head = _with_fingerprint(head, own)
         is_changed = True  # versions guard the list of fingerprints too
@@ -74,6 +81,24 @@ def write(
         most_rows=rows.in_reach,
         drop_fingerprints=[name for name in named if is_late and name != own],
     )
+
+
+def _put_summary(
+    change: Change,
+    owner: bytes,
+    epoch: int,
+    *,
+    is_reset: bool,
+    now_s: float,
+    expires_at_s: float,
+) -> list[tuple[bytes, bytes]]:
+    """A new summary, or the one that stays true where all that is kept beside it is removed."""
+    layout, summary = change.snapshot.layout, change.summary
+    if layout is None or summary is None or not (change.has_summary or is_reset):
+        return []
+    if change.has_summary:
+        summary = replace(summary, written_at_s=now_s, expires_at_s=expires_at_s)
+    return [(SUMMARY, encode_summary(owner, layout, summary, epoch=epoch))]
 
 
 def _with_fingerprint(head: Head, own: str) -> Head:

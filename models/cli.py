@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models import data_cli
-from models.family import FAMILIES, default_depth
+from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
 if TYPE_CHECKING:
@@ -57,6 +57,16 @@ def train(
     window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
+    summary: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a summary.", show_default="vista 128, elastic 32"),
+    ] = None,
+    refresh_events: Annotated[
+        int | None, typer.Option(min=1, help="Events between summaries.", show_default="50")
+    ] = None,
+    reconstruction: Annotated[
+        float, typer.Option(min=0, help="Weight of what a summary must give back of the events.")
+    ] = 0.1,
     tasks: Annotated[
         str | None, typer.Option(help="Columns to predict, the first one ranks: like,share")
     ] = None,
@@ -65,7 +75,11 @@ def train(
     ] = "on",
     history: Annotated[
         int | None,
-        typer.Option(min=1, help="Newest events to search in.", show_default="none; sim: 10000"),
+        typer.Option(
+            min=1,
+            help="Newest events to search in, or that a summary covers.",
+            show_default="sim 10000, vista and elastic 1000000",
+        ),
     ] = None,
     search: Annotated[
         int | None,
@@ -117,11 +131,15 @@ def train(
     categories = read_categories(items) if items else None
     if family == "sim" and history is None:
         history = LONG_HISTORY
+    is_summarised = FAMILIES.get(family, Family()).summary > 0
+    if is_summarised and (search is not None or search_by is not None):
+        raise UsageError(f"the family {family} cannot search: leave out --search and --search-by")
     if history is None and (search is not None or search_by is not None):
         raise UsageError("--search and --search-by say how to search; --history says in how much")
     if history is not None and search_by == "category" and categories is None:
         where = f"{items} has no column of categories" if items else "there is no --items file"
         raise UsageError(f"--search-by category needs the items' categories, and {where}")
+    searches = history is not None and not is_summarised
     wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]
     table = read_events(events, wanted)
     spec = Spec(
@@ -135,11 +153,14 @@ def train(
         embedding=embedding,
         cache_dtype=cache_dtype,
         history=history or 0,
-        search=(search or SEARCH) if history else 0,
-        search_by=search_by or ("attention" if categories is None and history else "category"),
+        search=(search or SEARCH) if searches else 0,
+        search_by=search_by or ("attention" if categories is None and searches else "category"),
+        summary=summary or 0,
+        refresh_events=refresh_events or 0,
     )
     _share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)
+    from models.train import Recipe  # noqa: PLC0415
 
     bundle = run_course(
         table,
@@ -147,11 +168,14 @@ def train(
         out,
         names,
         categories=categories if spec.finds_first else None,
-        epochs=epochs,
+        recipe=Recipe(
+            epochs=epochs,
+            negatives=negatives,
+            negative_sampling=negative_sampling,
+            reconstruction=reconstruction,
+        ),
         seed=seed,
         holdout=holdout,
-        negatives=negatives,
-        negative_sampling=negative_sampling,
         name=name,
         version=version,
         lineage=lineage,

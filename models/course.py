@@ -47,11 +47,9 @@ def run_course(
     names: dict[str, str],
     *,
     categories: Mapping[str, str] | None = None,
-    epochs: int | None = None,
+    recipe: train.Recipe | None = None,
     seed: int = 0,
     holdout: float = 0.1,
-    negatives: int = 0,
-    negative_sampling: str = "uniform",
     name: str = "marmot",
     version: str | None = None,
     lineage: str | None = None,
@@ -64,12 +62,13 @@ def run_course(
     seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     if not (seen.labels >= 0).any():
         raise NothingToLearn("no event outside the holdout has a label: there is nothing to learn")
+    recipe = recipe or train.Recipe()
+    negatives = recipe.negatives
     if not negatives and not (seen.labels == 0).any():
         raise NothingToLearn(
             "every known label is 1, so that nothing can be told apart: --negatives 4 draws items "
             "to compare with"
         )
-    recipe = train.Recipe(epochs=epochs, negatives=negatives, negative_sampling=negative_sampling)
     numbers = None if categories is None else numbered(seen.item_ids, categories)
     trained = _trained(seen, spec, recipe, seed, numbers)
     reference = Reference(trained.model, table, seen.item_ids)
@@ -100,7 +99,7 @@ def run_course(
             "items": len(seen.item_ids),
             "holdout": holdout,
             **(
-                {"negatives": negatives, "negative_sampling": negative_sampling}
+                {"negatives": negatives, "negative_sampling": recipe.negative_sampling}
                 if negatives
                 else {}
             ),

@@ -19,9 +19,13 @@ from models.marm import Marm
 from models.ranking_model import History, RankingModel
 from models.sequences import NEVER_S
 from models.spec import Spec
+from models.summarised import Summarised
 
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Array]
+
+#: What rounding tokens to the cache's dtype may do to a probability, at export.
+SUMMARY_STEP = {"float32": 0.0, "float16": 5e-3, "int8": 2e-2}
 
 #: A graph may differ from PyTorch by this much, in probability or in a record's number.
 TOLERANCE = 1e-4
@@ -117,6 +121,9 @@ def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> F
     """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
     past = _timeline(model, 1, model.spec.attends, random)
+    summary: Feed = {}
+    if model.spec.summary:
+        past, summary = _summed(model, runs, past)
     rows = model.items + model.spec.fallback_rows
     names = model.spec.row.names or ()
     records = _run(runs["encode"], past) if names else []
@@ -125,6 +132,7 @@ def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> F
         "timestamp": past["timestamps"][:, -1] + 60,
         **past,
         **dict(zip(names, records, strict=True)),
+        **summary,
     }
 
 
@@ -132,6 +140,9 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
     """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
     random = np.random.default_rng(0)
     reads, names = model.spec.attends, model.spec.row.names or ()
+    if model.spec.summary:
+        _prove_summary(cast("Summarised", model), runs, random)
+        return
     for batch, events, old in ((1, 1, 0), (1, reads + 3, reads), (2, 2 * reads + 6, 7)):
         whole = _timeline(model, batch, events, random)
         cached: Feed = {}
@@ -163,6 +174,51 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
             explained, spread, rest = _run(runs[EXPLAIN], {**asked, **seen, **cached})
             _compare("explain.onnx", explained, scores, 0.0)
             _compare("explain.onnx", spread.sum(axis=3) + rest, np.ones_like(rest), 0.0)
+
+
+def _prove_summary(
+    model: Summarised, runs: Mapping[str, ort.InferenceSession], random: np.random.Generator
+) -> None:
+    """The same for the graphs of a summary, made step by step, and scores after whole timelines."""
+    spec = model.spec
+    for count in (0, 1, 3 * spec.refresh_events + spec.refresh_events // 2):
+        whole = _timeline(model, 1, count, random)
+        now, candidates = 10**9, random.integers(0, model.items, 5)
+        seen, summary = _summed(model, runs, whole)
+        for name, value in seen.items():  # one event more, of padding, which must vanish
+            padding = np.zeros((1, 1, *value.shape[2:]), value.dtype)
+            padding += NEVER_S if name == "timestamps" else 0
+            seen[name] = np.concatenate([padding, value], axis=1)
+        asked = {"candidates": candidates[None], "timestamp": np.array([now])}
+        scores = _run(runs["rank"], {**asked, **seen, **summary})[0]
+        with torch.no_grad():
+            items, timestamps, feedback = (column[0] for column in _tensors(whole))
+            logits = model.forward_after(
+                items, timestamps, feedback, torch.from_numpy(candidates), now
+            )
+        exact = torch.sigmoid(logits)[None].numpy()
+        _compare("rank.onnx", scores, exact, SUMMARY_STEP[spec.cache_dtype])
+
+
+def _summed(
+    model: RankingModel, runs: Mapping[str, ort.InferenceSession], whole: Feed
+) -> tuple[Feed, Feed]:
+    """The newest window of a timeline, and the summary of its first events, made in two parts."""
+    spec = model.spec
+    count = whole["items"].shape[1]
+    covered = count // spec.refresh_events * spec.refresh_events
+    before = np.concatenate([np.full((1, 1), -1), whole["items"][:, :-1]], axis=1)[:, :count]
+    gaps = np.diff(whole["timestamps"], axis=1, prepend=whole["timestamps"][:, :1])
+    links = {"items": whole["items"], "before": before, "gaps_s": gaps}
+    links |= {"feedback": whole["feedback"], "present": np.ones((1, count), np.int8)}
+    state = np.zeros((1, *spec.summary_row["state"].shape), np.float32)
+    cut, fields = covered // 2, list[Array]()
+    for span in (slice(0, cut), slice(cut, covered)):
+        part = {name: value[:, span] for name, value in links.items()}
+        *fields, state = _run(runs["summarise"], {"state": state, **part})
+    seen = {name: value[:, max(0, count - spec.window) :] for name, value in whole.items()}
+    summary = dict(zip(spec.summary_row.names or (), fields, strict=False))
+    return seen, {**summary, "covered": np.array([covered])}
 
 
 def _compare(graph: str, found: Array, expected: Array, allowed: Array | float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from models import din_graphs, full_graphs, marm_graphs, stca_graphs
+from models import din_graphs, full_graphs, marm_graphs, stca_graphs, summary_graphs
 from models.bundle import EXPLAIN, Graph
 from models.din import Din
 from models.full import Full
@@ -16,6 +16,7 @@ from models.marm import Marm
 from models.ranking_model import RankingModel
 from models.sim import Sim
 from models.stca import Stca
+from models.summarised import Elastic, Vista
 
 #: Writes a graph of a model's weights.
 Writer = Callable[[GraphWeights, GraphBuilder], GraphBuilder]
@@ -26,6 +27,8 @@ MODELS: Mapping[str, type[RankingModel]] = {
     "stca": Stca,
     "din": Din,
     "sim": Sim,
+    "vista": Vista,
+    "elastic": Elastic,
 }
 
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
@@ -39,6 +42,8 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "stca": {"rank": stca_graphs.rank},
     "din": {"rank": din_graphs.rank},
     "sim": {"rank": marm_graphs.rank},
+    "vista": {"rank": summary_graphs.rank, "summarise": summary_graphs.summarise},
+    "elastic": {"rank": summary_graphs.rank, "summarise": summary_graphs.summarise},
 }
 
 

@@ -20,13 +20,18 @@ class Family(NamedTuple):
     is_recursive: bool = False
     #: What the layers made of an event is cached; otherwise every request makes it again.
     is_cached: bool = False
+    #: Tokens that stand for all of a user's older events, where nobody says how many; 0: none do.
+    #: They are cached as one value, and layers attend to them beside the newest events.
+    summary: int = 0
     most_depth: int = 32
     #: Whether targets can attend to events that were searched for.
     can_search: bool = False
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """What a bundle holds: ranking reads records, the others make them."""
+        """What a bundle holds: ranking reads what is cached, the others make it."""
+        if self.summary:
+            return ("rank", "summarise")
         return ("rank", "append", "encode") if self.is_cached else ("rank",)
 
 
@@ -36,6 +41,8 @@ FAMILIES = {
     "stca": Family(),
     "din": Family(most_depth=1),
     "sim": Family(most_depth=1, can_search=True),
+    "vista": Family(summary=128),
+    "elastic": Family(summary=32),
 }
 
 DEFAULT_DEPTH = 4

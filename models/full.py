@@ -15,7 +15,7 @@ class Full(Marm):
     """What `Marm` caches, made from every layer's window of events and used once."""
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
-        items, timestamps, feedback, _ = history
-        whole = History(items, timestamps, feedback, self.encode(items, timestamps, feedback))
+        items, timestamps, feedback = history[:3]
+        whole = (items, timestamps, feedback, self.encode(items, timestamps, feedback))
         newest = History(*(part[:, -self.spec.window :] for part in whole))
         return super().forward_cached(candidates, timestamp, newest)

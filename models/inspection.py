@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.bundle import Bundle
-from models.operations import operations
+from models.operations import operations, summing
 from models.spec import Spec
 
 
@@ -32,6 +32,17 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _cached(spec: Spec) -> dict[str, str]:
+    if spec.summary:
+        whole, state = spec.summary_row.itemsize, spec.summary_row["state"].itemsize
+        return {
+            "cached per event": "nothing",
+            "cached per user": f"a summary of {spec.summary} tokens x {spec.width} x "
+            f"{spec.cache_dtype} = {whole - state:,} bytes, and {state:,} bytes of sums",
+            "a summary covers": f"the first events in steps of {spec.refresh_events}, up to "
+            f"{spec.history:,}",
+            "an event runs": f"summarise.onnx, with {spec.refresh_events - 1} others: "
+            f"{summing(spec):,} multiply-adds",
+        }
     row, depths = spec.row.itemsize, f"{spec.cached_depths} depths x {spec.width}"
     if not row:
         return {
@@ -45,6 +56,8 @@ def _cached(spec: Spec) -> dict[str, str]:
 
 
 def _records(spec: Spec) -> str:
+    if spec.summary:
+        return f" and {spec.summary} tokens"
     if spec.encodes:
         return ", and makes their records"
     return " with their records" if spec.cached_depths else ""

@@ -44,6 +44,23 @@ def _stca(spec: Spec) -> Operations:
     return Operations(history, candidate + gates + fusions)
 
 
+def _summarised(spec: Spec) -> Operations:
+    # Tokens are keys and values of every layer, and asked as events are.
+    request, candidate = _stca(spec)
+    tokens = spec.depth * spec.summary
+    return Operations(request + tokens * 2 * spec.width**2, candidate + tokens * 2 * spec.width)
+
+
+def summing(spec: Spec) -> int:
+    """What an event adds to a summary, in multiply-adds; 0 where there is none."""
+    if not spec.summary:
+        return 0
+    tasks, rows = len(spec.tasks), spec.summary_rows
+    intake = (4 + tasks) * spec.width**2 + 2 * tasks * spec.width
+    features = spec.width * (1 if spec.family == "vista" else rows)
+    return intake + features + rows * (spec.width + 1)
+
+
 def _din(spec: Spec) -> Operations:
     unit = UNIT_WIDTH * (spec.width + spec.heads)
     event = _token(spec) + 2 * UNIT_WIDTH * spec.width
@@ -69,4 +86,6 @@ COUNTS: Mapping[str, Callable[[Spec], Operations]] = {
     "stca": _stca,
     "din": _din,
     "sim": _marm,
+    "vista": _summarised,
+    "elastic": _summarised,
 }

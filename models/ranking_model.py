@@ -14,18 +14,24 @@ from models.gap_bias import gap_bias
 from models.search import NO_CATEGORY, found_by_category, newest
 from models.spec import TIME_GAP_EDGES_S, Spec
 
+#: Targets that are computed at once; none of them sees another.
+MOST_AT_ONCE = 2_000
+
 
 class History(NamedTuple):
     """What a target can see: events in time order, R of them.
 
     items int64 (B, R); timestamps int64 seconds (B, R); feedback int8 (B, R, tasks), -1 unknown;
-    records float32 (B, R, cached depths, width): outputs of depth 1 …
+    records float32 (B, R, cached depths, width): outputs of depth 1 …; summary float32
+    (B, tokens, width) of the first `covered` events, int64 (B,), in the families that have one.
     """
 
     items: Tensor
     timestamps: Tensor
     feedback: Tensor
     records: Tensor
+    summary: Tensor | None = None
+    covered: Tensor | None = None
 
 
 class RankingModel(nn.Module, ABC):
@@ -153,6 +159,44 @@ class RankingModel(nn.Module, ABC):
         if self.spec.search and not self.spec.finds_first:
             bias = cast("TargetAttention", layer).cut(targets, keys, bias, self.spec.search)
         return layer.attend(targets, keys, values, bias)
+
+    def forward_train(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        asked_at: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward_targets`, and a loss that is learned beside."""
+        logits = self.forward_targets(items, timestamps, feedback, targets, visible, asked_at)
+        return logits, logits.new_zeros(())
+
+    def forward_after(
+        self,
+        items: Tensor,
+        timestamps: Tensor,
+        feedback: Tensor,
+        candidates: Tensor,
+        timestamp: int,
+    ) -> Tensor:
+        """Logits (C, tasks) of candidates (C,) after one whole timeline: (n,), (n,), (n, tasks)."""
+        found = [
+            self.forward_targets(
+                items[None],
+                timestamps[None],
+                feedback[None],
+                part[None],
+                torch.full_like(part, len(items))[None],
+                torch.full_like(part, timestamp)[None],
+            )[0]
+            for part in candidates.split(MOST_AT_ONCE)
+        ]
+        return torch.cat(found)
+
+    def begin(self, n_factors: int, generator: torch.Generator) -> None:
+        """Sets what only some families have, where training starts; the rest is set already."""
 
     def _layer(self, depth: int, dropout: float) -> Layer:
         spec, tasks = self.spec, len(self.spec.tasks)

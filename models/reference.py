@@ -22,7 +22,6 @@ from models.ranking_model import RankingModel
 from models.requests import Request
 
 Array = np.ndarray[Any, Any]
-MOST_AT_ONCE = 2_000
 
 
 def load_model(bundle: Bundle) -> RankingModel:
@@ -69,14 +68,14 @@ def score(
     """
     field = model.spec.receptive_field
     items, timestamps, feedback = items[-field:], timestamps[-field:], feedback[-field:]
-    past, times, said = (torch.from_numpy(part)[None] for part in (items, timestamps, feedback))
-    found = []
-    for first in range(0, len(candidates), MOST_AT_ONCE):
-        part = torch.from_numpy(candidates[first : first + MOST_AT_ONCE])[None]
-        visible = torch.full_like(part, len(items))
-        asked_at = torch.full_like(part, timestamp)
-        found.append(model.forward_targets(past, times, said, part, visible, asked_at)[0])
-    return torch.sigmoid(torch.cat(found)).numpy()
+    logits = model.forward_after(
+        torch.from_numpy(items),
+        torch.from_numpy(timestamps),
+        torch.from_numpy(feedback),
+        torch.from_numpy(candidates),
+        timestamp,
+    )
+    return torch.sigmoid(logits).numpy()
 
 
 class Reference:

@@ -43,12 +43,18 @@ class Batch:
     users: Array  # (B,) int64
 
 
-def pieces(table: EventTable, users: Array, ends: Array, receptive_field: int) -> list[Piece]:
+def pieces(
+    table: EventTable,
+    users: Array,
+    ends: Array,
+    receptive_field: int,
+    longest: int = LONGEST_PIECE,
+) -> list[Piece]:
     """The events of `users` before their `ends` (relative to each one's first), cut if long.
 
     A piece is at least as long as what leads in the next one, or most of the work were that.
     """
-    longest = max(LONGEST_PIECE, receptive_field)
+    longest = max(longest, receptive_field)
     found = []
     for user in users:
         first, last = int(table.offsets[user]), int(table.offsets[user] + ends[user])

@@ -14,11 +14,16 @@ CACHE_DTYPES = ("float32", "float16", "int8")
 SEARCHES = ("category", "attention")
 
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
-OPTIONAL = {"history": 0, "search": 0, "search_by": "category"}
+OPTIONAL = {"history": 0, "search": 0, "search_by": "category", "summary": 0, "refresh_events": 0}
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
 TIME_GAP_EDGES_S: tuple[int, ...] = (0, *(2**power for power in range(31)))
+
+#: Where nobody says otherwise, in the families that summarise.
+DEFAULT_HISTORY = 1_000_000
+DEFAULT_REFRESH_EVENTS = 50
+MOST_SEARCHED, MOST_SUMMARISED = 100_000, 1_000_000_000  # events of history
 
 
 class SpecError(ValueError):
@@ -37,6 +42,10 @@ class Spec:
     cache, holds `depth - 1` vectors: depth 0 is a table look-up and nothing attends to the last
     layer's output. With `search`, a target attends in each layer to that many events, the most
     relevant ones of the newest `history`, in place of the newest `window`.
+
+    A family that summarises has `summary` tokens for the first events of a timeline of up to
+    `history`, in whole steps of `refresh_events`; the window covers the rest. 0 means the
+    family's usual there, and is all that other families may say.
     """
 
     family: str = "marm"
@@ -52,6 +61,8 @@ class Spec:
     history: int = 0
     search: int = 0
     search_by: str = "category"
+    summary: int = 0
+    refresh_events: int = 0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -67,8 +78,10 @@ class Spec:
             ("width", 1, 4_096),
             ("heads", 1, 256),
             ("fallback_rows", 1, 1_000_000),
-            ("history", 0, 100_000),
+            ("history", 0, MOST_SUMMARISED if self.kind.summary else MOST_SEARCHED),
             ("search", 0, 10_000),
+            ("summary", 0, 4_096),
+            ("refresh_events", 0, self.window),
         ):
             value = getattr(self, name)
             if type(value) is not int:
@@ -77,17 +90,33 @@ class Spec:
                 raise SpecError(f"{name} must be between {least} and {most}, not {value}")
         if self.depth > (most := self.kind.most_depth):
             raise SpecError(f"depth must be at most {most} in the family {self.family}")
+        self._settle_summary()
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
         if self.search_by not in SEARCHES:
             raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
-        if bool(self.search) != bool(self.history):
+        if not self.kind.summary and bool(self.search) != bool(self.history):
             raise SpecError("history and search go together: how far back, and how many events")
         if self.search and not self.kind.can_search:
             searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
             raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
+
+    def _settle_summary(self) -> None:
+        """Fills in what nobody said of a summary, and refuses one where there is none."""
+        if not self.kind.summary:
+            if self.summary or self.refresh_events:
+                raise SpecError(f"the family {self.family} has no summary: leave out its options")
+            return
+        for name, usual in (
+            ("history", DEFAULT_HISTORY),
+            ("summary", self.kind.summary),
+            ("refresh_events", min(DEFAULT_REFRESH_EVENTS, self.window)),
+        ):
+            object.__setattr__(self, name, getattr(self, name) or usual)
+        if self.history < self.window:
+            raise SpecError(f"history {self.history} is less than the window of {self.window}")
 
     @property
     def kind(self) -> Family:
@@ -112,6 +141,8 @@ class Spec:
         """Newest events that can move a score: `window` more for every layer that adds to it."""
         if self.search:
             return self.history + self.record_field
+        if self.summary:
+            return self.history
         return (self.depth if self.kind.is_recursive else 1) * self.window
 
     @property
@@ -124,7 +155,7 @@ class Spec:
         """Newest events that a request reads: all that move a score, or one window of records."""
         if self.search:
             return self.history
-        return self.window if self.cached_depths else self.receptive_field
+        return self.window if self.cached_depths or self.summary else self.receptive_field
 
     @property
     def attends(self) -> int:
@@ -166,6 +197,25 @@ class Spec:
             return np.dtype(fields)
         code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
         return np.dtype([("records", code, vectors)])
+
+    @property
+    def summary_row(self) -> np.dtype[np.void]:
+        """A summary as the cache holds it: what the rank graph reads, and what more events need."""
+        if not self.summary:
+            return np.dtype([])
+        tokens, rows = (self.summary, self.width), self.summary_rows
+        fields: list[Any] = [("state", "<f4", (rows, self.width + 1))]
+        if self.cache_dtype == "int8":
+            return np.dtype(
+                [("summary", "i1", tokens), ("summary_scales", "<f2", tokens[:1]), *fields]
+            )
+        code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
+        return np.dtype([("summary", code, tokens), *fields])
+
+    @property
+    def summary_rows(self) -> int:
+        """Rows of the sums that a summary is read from: by numbers of a key, or by experts."""
+        return self.width + 1 if self.family == "vista" else self.summary
 
     def to_dict(self) -> dict[str, Any]:
         values = {**dataclasses.asdict(self), "tasks": list(self.tasks)}

@@ -50,6 +50,7 @@ def start(model: RankingModel, table: EventTable, seed: int) -> None:
         model.embedding.weight[:, :n_factors] = 0
         model.embedding.weight[:n_items, :n_factors] = torch.from_numpy(factors).float()
         _match_by_factors(model, n_factors)
+        model.begin(n_factors, generator)
 
 
 def _randomise(model: RankingModel, generator: torch.Generator) -> None:

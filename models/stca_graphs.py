@@ -22,15 +22,15 @@ def rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     candidates, timestamp = ask(g)
     past, times = read_past(w, g)
     gap = since(g, timestamp, times)
-    targets = _Fused(w, g, candidates, timestamp)
-    recency = (_recency(w), _ages(w, g, past.items))
+    targets = Fused(w, g, candidates, timestamp)
+    recency = (recency_of(w), ages_of(w, g, past.items))
     for depth, memory in enumerate(memories(w, g, past, bucket_of(g, gap), [recency])):
         targets.attend(depth, *memory)
     targets.score()
     return g
 
 
-class _Fused(Targets):
+class Fused(Targets):
     """Targets that ask with what every layer below made of them, and with themselves."""
 
     below: Sequence[str] = ()
@@ -54,13 +54,13 @@ def _layer(w: GraphWeights, depth: int) -> CrossAttention:
     return cast("CrossAttention", w.model.layers[depth])
 
 
-def _recency(w: GraphWeights) -> Array:
+def recency_of(w: GraphWeights) -> Array:
     """What an event's age adds to wide keys: (depth, window, wide)."""
     bias = np.array([as_array(_layer(w, depth).recency) for depth in range(w.spec.depth)])
     return w.widened(np.zeros((*bias.shape[:2], w.width), np.float32), bias[..., None])
 
 
-def _ages(w: GraphWeights, g: GraphBuilder, items: str) -> str:
+def ages_of(w: GraphWeights, g: GraphBuilder, items: str) -> str:
     """How many events are newer than each, of all requests: (N,)."""
     shape = g.add("Shape", items)
     count = g.add("Squeeze", g.add("Shape", items, start=1), g.ints(0))

@@ -15,7 +15,7 @@ from models.events import UNKNOWN, EventTable, validation_users
 from models.families import MODELS
 from models.negatives import Asked, Negatives, with_negatives
 from models.ranking_model import RankingModel
-from models.sequences import Batch, batches, padded, pieces, sessions
+from models.sequences import LONGEST_PIECE, Batch, batches, padded, pieces, sessions
 from models.spec import Spec
 from models.start import start
 
@@ -51,6 +51,7 @@ class Recipe:
     dropout: float = 0.1
     negatives: int = 0  # drawn for every event, where all of them are positives
     negative_sampling: str = "uniform"
+    reconstruction: float = 0.1  # weight of what a summary loses of the events, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ class _Trainer:
         self.step = 0
 
     def _groups(self, users: Array) -> list[list[Any]]:
-        parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field)
+        # A summary is made in one walk, so that no timeline need be cut.
+        longest = self.spec.history or LONGEST_PIECE
+        parts = pieces(self.table, users, self.table.counts, self.spec.receptive_field, longest)
         return batches(parts, self.recipe.events_per_batch)
 
     def _groups_of_weights(self) -> list[dict[str, Any]]:
@@ -202,19 +205,22 @@ class _Trainer:
         feedback, labels = torch.from_numpy(batch.feedback), torch.from_numpy(asked.labels)
         visible, shift = torch.from_numpy(asked.visible), torch.from_numpy(asked.shift)
         targets = torch.cat([items, others], dim=1) if others.numel() else items
-        if self.spec.search:
+        if self.spec.search or self.spec.summary:
             # Timelines are long, and of a target without a label nothing is learned.
             places = _first((labels != UNKNOWN).any(dim=-1))
             targets, visible, shift = (part.gather(1, places) for part in (targets, visible, shift))
             labels = labels.gather(1, places[..., None].expand(-1, -1, labels.shape[2]))
-        logits = model.forward_targets(
-            items, timestamps, feedback, targets, visible, timestamps.gather(1, visible)
+        asked_at = timestamps.gather(1, visible)
+        logits, beside = model.forward_train(
+            items, timestamps, feedback, targets, visible, asked_at
         )
         logits = logits - shift[..., None]
         known = labels != UNKNOWN
         loss = nn.functional.binary_cross_entropy_with_logits(
             logits[known], labels[known].float(), reduction="sum"
         )
+        if model.training:
+            loss = loss + self.recipe.reconstruction * beside * known.any(dim=-1).sum()
         return loss, int(known.sum())
 
     def _forgotten(self, items: Tensor) -> Tensor:

@@ -15,6 +15,13 @@ class ModelName(BaseModel):
     fingerprint: str
 
 
+class SummaryReport(BaseModel):
+    """How many events the summary covers, and how many visible ones follow them."""
+
+    covered: int
+    unseen: int
+
+
 class CacheReport(BaseModel):
     """What the cache had to do with the answer."""
 
@@ -23,6 +30,7 @@ class CacheReport(BaseModel):
     recomputed: int
     version: int
     age_s: float | None
+    summary: SummaryReport | None = None
 
 
 class RankResponse(BaseModel):
@@ -164,6 +172,22 @@ class StatusResponse(BaseModel):
     store_events: dict[str, float]
     seconds: Durations
     runs: dict[str, Runs]
+
+
+class SummaryResponse(BaseModel):
+    """Tokens that stand for a user's first `covered` events; null where there are too few."""
+
+    user_id: str
+    model: ModelName
+    version: int
+    covered: int
+    unseen: int
+    age_s: float | None
+    is_behind: bool
+    #: Tokens and numbers in each.
+    shape: list[int]
+    #: Base64 of float32, little-endian, token after token.
+    tokens: str | None
 
 
 class Item(BaseModel):

@@ -19,10 +19,12 @@ from models.events import UNKNOWN, EventTable
 from service.job import Lane
 from service.recorder import Recorder
 from service.registry import Model
+from service.summaries import refresh
 from service.timings import Timings
 
 AT_ONCE = 16
 DEADLINE_S = 60.0
+MOST_EVENTS = 4_096  # of a user that are merged at once
 STEPS = 1_000  # that progress shows of each part
 
 #: Called with how much is done, and of how much.
@@ -73,9 +75,13 @@ async def fill(model: Model, cache: Cache, table: EventTable, progress: Progress
     async def work() -> None:
         nonlocal done
         for user in waiting:
-            sent = list(_events(table, table.user(user)))
-            recorded = await recorder.record(model, table.user_ids[user], sent, Timings())
-            statuses.update(recorded.statuses)
+            user_id, span = table.user_ids[user], table.user(user)
+            for start in range(span.start, span.stop, MOST_EVENTS):
+                sent = list(_events(table, slice(start, min(start + MOST_EVENTS, span.stop))))
+                recorded = await recorder.record(model, user_id, sent, Timings())
+                statuses.update(recorded.statuses)
+            if model.spec.summary:  # one that was made by nobody yet, or is behind
+                await refresh(cache, model, user_id)
             done += 1
             progress(done, len(users))
 

@@ -85,6 +85,10 @@ def serve(
     timeline_ttl_s: Annotated[
         int | None, typer.Option(help="Seconds timelines live unwritten.", show_default="for ever")
     ] = None,
+    refresh_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds before a summary is replaced.", show_default="0: at once"),
+    ] = None,
     store_acks: Annotated[
         int | None,
         typer.Option(
@@ -129,6 +133,7 @@ def serve(
         "record_ttl_s": record_ttl_s,
         "stale_ok_s": stale_ok_s,
         "timeline_ttl_s": timeline_ttl_s,
+        "refresh_s": refresh_s,
         "store_acks": store_acks,
         "drain_s": drain_s,
         "otlp": otlp,
@@ -165,6 +170,37 @@ def backfill(
     else:
         told = ", ".join(f"{count:,} {status}" for status, count in done.statuses.items())
         typer.echo(f"{done.users:,} users, {done.events:,} events: {told}")
+
+
+@app.command(
+    "export-state",
+    epilog="Example: marmot export-state --bundle bundle --cache redis://localhost --out state",
+)
+def export_state(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for state-00000.npz, …; made if need be.")],
+    bundle: Bundle = None,
+    cache: Store = None,
+    keep: Keep = None,
+    as_json: Json = False,
+) -> None:
+    """Write the summary tokens of every user: user_ids, covered and tokens (users, tokens, width).
+
+    For the families that summarise. Summaries that are behind are brought up to date first.
+    """
+    import asyncio  # noqa: PLC0415
+    import dataclasses  # noqa: PLC0415
+    import json  # noqa: PLC0415
+
+    from service.host import write_state  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(bundle=bundle, cache=cache, keep=keep)
+    done = asyncio.run(write_state(settings, out))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(done)}))
+    else:
+        typer.echo(f"{done.users:,} users in {done.files:,} file(s) in {out}")
 
 
 @app.command(epilog="Example: marmot key --name shop --scopes rank,events --keys keys")

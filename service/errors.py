@@ -143,6 +143,12 @@ class UnknownModel(Problem):
     status, slug, title = 422, "unknown-model", "No such model is loaded"
 
 
+class NoSummary(Problem):
+    """A summary was asked of a model whose family has none."""
+
+    status, slug, title = 422, "no-summary", "This model keeps no summaries"
+
+
 class NotFound(Problem):
     """No resource at this path."""
 

@@ -26,7 +26,11 @@ from service.job import Array, Job, Lane
 from service.rebuild import Plan, fields_of, rebuild
 from service.registry import Model, Registry
 from service.schemas import ExplainRequest
+from service.summaries import Adding, fed
 from service.timings import Timings
+
+MOST_EVENTS = 10_000
+"""A summary of more events is not made again without each of them."""
 
 AT_ONCE = 8
 """Runs of one explanation that wait together: ranking goes first, and has room."""
@@ -63,6 +67,7 @@ class _Case:
             "timestamp": np.asarray(self.timestamp),
             **shown.feed(),
             **fields_of(rows[newest]),
+            **await self._summary(history),
         }
         sizes = {"candidates": len(self.candidates), "records": len(shown)}
         job = Job(graph, feed, sizes, Lane.REBUILD, self.deadline)
@@ -70,6 +75,15 @@ class _Case:
         self.timings.queue += job.queue_s
         self.timings.run += job.run_s
         return outputs
+
+    async def _summary(self, history: History) -> dict[str, Array]:
+        """What stands for the first events of a history, in the families that summarise."""
+        if not self.model.spec.summary:
+            return {}
+        adding = Adding(self.model, Lane.REBUILD, self.deadline, self.timings)
+        covered = adding.whole(len(history))
+        row = await adding.add(None, history[slice(0, covered)], 0) if covered else None
+        return fed(self.model.spec, row, covered)
 
     async def build(self, plan: Plan, history: History, rows: Array) -> Array:
         """`rows` with those that the plan computes in their place; the rest may be anything."""
@@ -143,7 +157,7 @@ class Explainer:
 
     async def _known(self, request: ExplainRequest, case: _Case) -> _Known:
         """Without one of them there must still be as many as can move a score."""
-        most = case.model.spec.receptive_field + 1
+        most = min(case.model.spec.receptive_field, MOST_EVENTS) + 1
         if request.history is not None:
             timeline = Timeline.of(history_events(request.history)).upto(case.timestamp)
             return _Known(timeline.last(most), "inline", 0, [])
@@ -157,7 +171,8 @@ class Explainer:
         finally:
             case.timings.cache += perf_counter() - began
         degraded = [QUARANTINED] if found.quarantined else []
-        if found.trimmed and len(found.timeline) < most:
+        is_cut = not found.complete and most <= MOST_EVENTS + 1 < case.model.spec.receptive_field
+        if (found.trimmed and len(found.timeline) < most) or is_cut:
             degraded.append(TRIMMED)
         timeline = found.timeline.last(most)
         return _Known(timeline, "stored" if found.version else "cold", found.version, degraded)

@@ -60,6 +60,8 @@ class Footprint:
         full, rest = divmod(records, CHUNK_EVENTS)
         rows = full * self.chunk_bytes(CHUNK_EVENTS) + (self.chunk_bytes(rest) if rest else 0)
         chunks = -(-events // CHUNK_EVENTS)
+        summary = self.spec.summary_row.itemsize
+        rows += summary + RECORD_CHUNK_BYTES if summary else 0
         return USER_BYTES + rows + events * self._event_bytes + chunks * EVENT_CHUNK_BYTES
 
 

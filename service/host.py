@@ -9,17 +9,20 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cache.base import Cache
 from service.auth import is_loopback
 from service.backfill import Backfilled, backfill
 from service.cpus import threads_for
 from service.errors import StartError, StoreAway, UsageError
+from service.handout import Exported, export_state
+from service.registry import Model
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
@@ -163,6 +166,28 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 async def fill_store(settings: Settings, events: Path) -> Backfilled:
     """Opens what a backfill needs, and runs it with a progress bar."""
+    async with _offline(settings, "backfill") as (model, cache, advance):
+        try:
+            return await backfill(model, cache, events, advance)
+        except* StoreAway as error:
+            url = without_password(settings.cache)
+            raise StartError(
+                f"the store at {url} is not reachable, and what it has of the file is less than "
+                f"all; `marmot doctor --cache {url}` says more, and a backfill may be repeated"
+            ) from error
+
+
+async def write_state(settings: Settings, out: Path) -> Exported:
+    """Opens what an export needs, and runs it with a progress bar."""
+    async with _offline(settings, "users") as (model, cache, advance):
+        return await export_state(model, cache, out, lambda done: advance(done, 0))
+
+
+@asynccontextmanager
+async def _offline(
+    settings: Settings, what: str
+) -> AsyncIterator[tuple[Model, Cache, Callable[[int, int], None]]]:
+    """The settings' model and store, and what moves a bar on stderr."""
     from models.progress import bar  # noqa: PLC0415
     from service.house import open_model, open_store  # noqa: PLC0415
     from service.logging import configure_logging  # noqa: PLC0415
@@ -174,12 +199,4 @@ async def fill_store(settings: Settings, events: Path) -> Backfilled:
         patient = settings.model_copy(update={"store_timeout_ms": BACKFILL_TIMEOUT_MS})
         cache = await open_store(patient, model)
         stack.push_async_callback(cache.close)
-        advance = stack.enter_context(bar("backfill"))
-        try:
-            return await backfill(model, cache, events, advance)
-        except* StoreAway as error:
-            url = without_password(settings.cache)
-            raise StartError(
-                f"the store at {url} is not reachable, and what it has of the file is less than "
-                f"all; `marmot doctor --cache {url}` says more, and a backfill may be repeated"
-            ) from error
+        yield model, cache, stack.enter_context(bar(what))

@@ -24,6 +24,7 @@ from service.errands import Errands
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
 from service.feed import Feed
+from service.handout import Handout
 from service.job import Lane
 from service.lineage import Lineages, join
 from service.logging import log
@@ -68,6 +69,7 @@ class House:
     status: Status = field(init=False)
     #: Who watches the status.
     feed: Feed = field(init=False)
+    handout: Handout = field(init=False)
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -147,12 +149,16 @@ class House:
             fetch_s=settings.store_fetch_ms / 1e3,
             truth=Truth(cache, self.chores, self.metrics.checked, share=settings.truth_share),
             stale=self._stale(cache),
+            refresh_s=settings.refresh_s,
         )
         stack.push_async_callback(self.ranker.close)
-        self.recorder = Recorder(cache, deadline_s=settings.write_deadline_s)
+        self.recorder = Recorder(
+            cache, deadline_s=settings.write_deadline_s, refresh_s=settings.refresh_s
+        )
         self.explainer = Explainer(
             cache, self.registry, default_deadline_ms=settings.default_deadline_ms
         )
+        self.handout = Handout(cache, self.chores, refresh_s=settings.refresh_s)
         self.status = Status(
             store=settings.cache.partition(":")[0],
             workers=settings.workers,

@@ -29,13 +29,14 @@ from service.registry import Model
 from service.schemas import RankRequest
 from service.shelves import Slots
 from service.stale import Stale
+from service.summaries import Adding, Summaries, fed
 from service.timings import Timings
 
 EVENT_BYTES = 150
 """About what an event takes in memory apart from its row: its id, mostly."""
 
 TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
-STALE = "stale-records"
+STALE, BEHIND = "stale-records", "summary-behind"
 
 #: Told the memory of a question on borrowed records, and the one on its own.
 OnStale = Callable[["Question", "Memory", "Memory"], Awaitable[None]]
@@ -55,23 +56,40 @@ class Memory:
     degraded: list[str] = field(default_factory=list)
     #: Which candidates go with which row of the feed, where search found them different events.
     slots: Slots | None = None
+    #: What stands for the events before the newest ones, in the families that summarise.
+    summary: dict[str, Array] | None = None
+    unseen: int = 0
 
     @classmethod
-    def of(cls, state: str, history: History, rows: Array, *rest: Any, **named: Any) -> Self:
+    def of(
+        cls,
+        state: str,
+        history: History,
+        rows: Array,
+        *rest: Any,
+        summary: dict[str, Array] | None = None,
+        **named: Any,
+    ) -> Self:
         """Of events that every candidate attends to."""
-        feed = {**history.feed(), **fields_of(rows)}
+        feed = {**history.feed(), **fields_of(rows), **(summary or {})}
+        named["summary"] = summary
         return cls(state, len(history), feed, *rest, **named)
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
         written_at_s = self.written_at_s
+        told = {} if self.summary is None else {"summary": self._told()}
         return {
             "state": self.state,
             "records": self.events,
             "recomputed": self.recomputed,
             "version": self.version,
             "age_s": None if written_at_s is None else max(0.0, round(now_s - written_at_s, 3)),
+            **told,
         }
+
+    def _told(self) -> dict[str, int]:
+        return {"covered": int((self.summary or {})["covered"]), "unseen": self.unseen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +102,8 @@ class Known:
     @property
     def size_bytes(self) -> int:
         """About what it holds: the snapshot's rows and ids, and the feed."""
-        arrays = (self.snapshot.stored.rows, *self.memory.feed.values())
+        arrays = [self.snapshot.stored.rows, *self.memory.feed.values()]
+        arrays += [self.snapshot.summary.row] if self.snapshot.summary else []
         return sum(array.nbytes for array in arrays) + EVENT_BYTES * len(self.snapshot.stored.valid)
 
 
@@ -118,6 +137,7 @@ class Memories:
         fetch_s: float | None = None,
         stale: Stale | None = None,
         on_stale: OnStale | None = None,
+        refresh_s: float = 0.0,
     ) -> None:
         self._stale, self._on_stale = stale, on_stale
         self._cache = cache
@@ -125,6 +145,7 @@ class Memories:
         self._clock = clock
         self._near: Near[Known] = Near(near_bytes)
         self._fetch_s = fetch_s
+        self._summaries = Summaries(cache, chores, clock, refresh_s=refresh_s)
         self._breaker = Breaker()
 
     async def remember(self, question: Question) -> Memory:
@@ -141,7 +162,7 @@ class Memories:
                 snapshot = await self.fetch(question, model.spec.reads)
             if known is not None and snapshot is last:
                 return known.memory
-            if self._stale is not None:
+            if self._stale is not None and not model.spec.summary:
                 older = partial(self._fetch_older, question)
                 if found := await self._stale.find(model, snapshot, older):
                     return self._remember_older(question, found)
@@ -153,8 +174,11 @@ class Memories:
         if not snapshot.version:
             self._near.drop(key)
             return nothing_known(model, "cold", degraded)
-        memory = await self._remember_stored(question, snapshot, degraded)
-        if snapshot.good_until_s:
+        if model.spec.summary:
+            memory = await self._remember_summarised(question, snapshot, degraded)
+        else:
+            memory = await self._remember_stored(question, snapshot, degraded)
+        if snapshot.good_until_s and memory.state == "hit" and BEHIND not in degraded:
             self._near.put(key, Known(snapshot, memory), self._clock())
         return memory
 
@@ -270,6 +294,35 @@ class Memories:
             degraded,
         )
 
+    async def _remember_summarised(
+        self, question: Question, snapshot: Snapshot, degraded: list[str]
+    ) -> Memory:
+        """The newest window of events, and the summary of those before."""
+        model, head = question.model, snapshot.stored.head
+        adding = Adding(model, Lane.RANK, question.deadline, question.timings)
+        try:
+            found = await self._summaries.find(adding, snapshot, question.timestamp)
+        except (CacheUnavailable, CacheMismatch):
+            return nothing_known(model, "away", [AWAY])
+        if snapshot.trimmed or (head is not None and head.count > model.spec.history):
+            degraded.append(TRIMMED)
+        if not found.is_exact:
+            degraded.append(BEHIND)
+        newest = snapshot.timeline.last(model.spec.reads)
+        history = adding.history(newest)
+        kept = snapshot.summary
+        return Memory.of(
+            "partial" if found.recomputed else "hit",
+            history,
+            np.zeros(len(history), model.spec.row),
+            found.recomputed,
+            snapshot.version,
+            kept.written_at_s if kept else None,
+            degraded,
+            summary=fed(model.spec, found.summary.row if found.summary else None, found.covered),
+            unseen=found.unseen,
+        )
+
     async def _remember_inline(self, question: Question) -> Memory:
         model = question.model
         spec = model.spec
@@ -289,10 +342,17 @@ class Memories:
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
         newest = slice(max(0, len(history) - spec.reads), len(history))
-        return Memory.of("inline", history[newest], rows[newest], plan.count)
+        summary = None
+        if spec.summary:
+            adding = Adding(model, Lane.RANK, question.deadline, question.timings)
+            made = await adding.continued(None, timeline)
+            summary = fed(spec, made.row if made else None, made.covers if made else 0)
+        return Memory.of("inline", history[newest], rows[newest], plan.count, summary=summary)
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:
     """What a candidate is scored on when it stands alone."""
     history = History.of(Timeline.empty(), model.bundle.vocabulary, model.spec.tasks)
-    return Memory.of(state, history, np.zeros(0, model.spec.row), degraded=degraded)
+    summary = fed(model.spec, None, 0) if model.spec.summary else None
+    rows = np.zeros(0, model.spec.row)
+    return Memory.of(state, history, rows, degraded=degraded, summary=summary)

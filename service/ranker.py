@@ -43,6 +43,7 @@ class Ranker:
         fetch_s: float | None = None,
         truth: Truth | None = None,
         stale: Stale | None = None,
+        refresh_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._memories = Memories(
@@ -53,6 +54,7 @@ class Ranker:
             fetch_s=fetch_s,
             stale=stale,
             on_stale=self._measure_stale,
+            refresh_s=refresh_s,
         )
         self._searcher = Searcher(
             self._memories, cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s
@@ -191,5 +193,5 @@ class Ranker:
 
 def _is_cached(memory: Memory) -> bool:
     """Whether the scores should be those of a full computation over the newest stored events."""
-    is_all = memory.slots is None  # what a search found is not checked
+    is_all = memory.slots is None and memory.summary is None  # events found or summed: not checked
     return memory.state in {"hit", "partial"} and not memory.degraded and is_all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from service.features import History
 from service.job import Lane
 from service.rebuild import Plan, plan_rebuild, rebuild
 from service.registry import Model
+from service.summaries import Adding, renewed
 from service.timings import Timings
 
 FIRST_PAUSE_S = 0.002
@@ -41,8 +43,16 @@ class Recorded:
 class Recorder:
     """Writes events; an acknowledged event is a stored one."""
 
-    def __init__(self, cache: Cache, *, deadline_s: float = 5.0, lane: Lane = Lane.EVENT) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        *,
+        deadline_s: float = 5.0,
+        lane: Lane = Lane.EVENT,
+        refresh_s: float = 0.0,
+    ) -> None:
         self._cache = cache
+        self._refresh_s = refresh_s
         self._deadline_s = deadline_s
         self._lane = lane
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -90,7 +100,11 @@ class Recorder:
             # The rows around the change are gone: they need the ids of every layer's window.
             limit = model.spec.rewrites + model.spec.record_field
             change = await self._merged(model, user_id, events, limit, timings)
-        change = await self._with_rows(model, change, deadline, timings)
+        if model.spec.summary:
+            adding = Adding(model, self._lane, deadline, timings)
+            change = await renewed(adding, change, self._refresh_s, time.time())
+        else:
+            change = await self._with_rows(model, change, deadline, timings)
         began = perf_counter()
         version = await self._cache.append(change)
         timings.cache += perf_counter() - began

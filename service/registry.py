@@ -98,11 +98,11 @@ class Model:
     ) -> Model:
         spec = bundle.spec
         layout = None
-        if spec.cached_depths:
+        if spec.cached_depths or spec.summary:
             # Rows that any request may find stay as long as their events do.
             reach = None if spec.search else spec.reach
             span = spec.record_field if spec.search else None
-            layout = Layout(bundle.fingerprint, spec.row, reach, span)
+            layout = Layout(bundle.fingerprint, spec.row, reach, span, spec.summary_row)
         lexicon = Lexicon(bundle.vocabulary)
         return cls(
             bundle,

@@ -14,6 +14,7 @@ from service.features import History
 from service.job import Array, Job, Lane
 from service.rebuild import Plan, fields_of, rebuild
 from service.registry import Model
+from service.summaries import Adding, fed
 
 #: How far probabilities from cached rows may be from those of a whole timeline (law 1).
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}
@@ -47,6 +48,8 @@ async def warm_up(model: Model) -> None:
 async def self_test(model: Model) -> None:
     """Scores over rows appended bit by bit equal scores over rows encoded at once."""
     spec = model.spec
+    if spec.summary:
+        await _test_summary(model)
     if not spec.cached_depths:
         return
     history = _some_history(model)
@@ -55,8 +58,29 @@ async def self_test(model: Model) -> None:
     for first, end in _steps(len(history)):
         rows = await _build(model, history, appended, first, end)
         appended = np.concatenate([appended, rows])
-    full = await _scores(model, history, whole)
-    cached = await _scores(model, history, appended)
+    full = await _scores(model, history, fields_of(whole[-spec.window :]))
+    cached = await _scores(model, history, fields_of(appended[-spec.window :]))
+    _compare(model, full, cached)
+
+
+async def _test_summary(model: Model) -> None:
+    """Scores over a summary that was continued equal scores over one that was made at once."""
+    history = _some_history(model)
+    adding = Adding(model, Lane.REBUILD)
+    covered = adding.whole(len(history))
+    whole = await adding.add(None, history[slice(0, covered)], 0)
+    row = None
+    for first in range(0, covered, adding.step):
+        linked = max(first - 1, 0)
+        part = history[slice(linked, first + adding.step)]
+        row = await adding.add(row, part, first - linked)
+    full = await _scores(model, history, fed(model.spec, whole, covered))
+    cached = await _scores(model, history, fed(model.spec, row, covered))
+    _compare(model, full, cached)
+
+
+def _compare(model: Model, full: Array, cached: Array) -> None:
+    spec = model.spec
     found, allowed = float(np.abs(full - cached).max()), TOLERANCE[spec.cache_dtype]
     if not found <= allowed:
         raise StartError(
@@ -97,14 +121,14 @@ async def _build(model: Model, history: History, rows: Array, first: int, end: i
     )
 
 
-async def _scores(model: Model, history: History, rows: Array) -> Array:
+async def _scores(model: Model, history: History, cached: dict[str, Array]) -> Array:
     newest = slice(max(0, len(history) - model.spec.window), len(history))
     shown = history[newest]
     feed = {
         "candidates": _candidates(model.spec, len(model.bundle.vocabulary)),
         "timestamp": shown.timestamps[-1] + 60,
         **shown.feed(),
-        **fields_of(rows[newest]),
+        **cached,
     }
     sizes = {"candidates": CANDIDATES, "records": len(shown)}
     outputs = await model.batcher.submit(Job("rank", feed, sizes, Lane.REBUILD))

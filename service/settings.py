@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     )
     stale_share: float = Field(0.01, ge=0, le=1, description="of those, compared with the truth")
     near_mib: int = Field(256, ge=0, description="per worker: users kept decoded; 0 = none")
+    refresh_s: float = Field(0.0, ge=0, description="least age of a summary that is replaced")
     sweep_every_s: float = Field(600.0, gt=0, description="how often expired rows are deleted")
 
     truth_share: float = Field(

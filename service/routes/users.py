@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Timeline
-from service.answers import TimelineResponse, UsersResponse
+from service.answers import SummaryResponse, TimelineResponse, UsersResponse
 from service.errors import InvalidRequest, StoreAway
 from service.routes.doors import PROBLEMS, answer, house_of, limit_of, visit
 from service.schemas import check_text
@@ -79,6 +79,20 @@ async def timeline(request: Request) -> Response:
         seen.timings.cache += seen.timings.total
     events = list(reversed(_shown(snapshot.timeline)))
     return answer({"user_id": user_id, "version": snapshot.version, "events": events})
+
+
+@router.get(
+    "/v1/users/{user_id}/summary",
+    summary="The summary tokens of a user",
+    response_model=None,
+    responses={200: {"model": SummaryResponse}, **_TOLD, 504: PROBLEMS[504]},
+    openapi_extra={"parameters": [_USER_ID]},
+)
+async def summary(request: Request) -> Response:
+    """What the model makes of all but the newest events, for other models to read."""
+    house, seen = house_of(request), visit(request)
+    user_id = _user_id(request)
+    return answer(await house.handout.give(house.registry.active, user_id, seen.timings))
 
 
 @router.delete(

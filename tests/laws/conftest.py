@@ -34,9 +34,20 @@ SPECS: dict[str, dict[str, Any]] = {
     "stca": {"family": "stca", "depth": 2, "window": 5, "time_gap": False},
     "din": {"family": "din", "depth": 1, "window": 5},
     "full": {"family": "full", "depth": 3, "window": 4},
+    "vista": {"family": "vista", "depth": 2, "window": 6, "summary": 4, "refresh_events": 4},
+    "elastic, int8": {
+        "family": "elastic",
+        "depth": 2,
+        "window": 5,
+        "summary": 3,
+        "refresh_events": 5,
+        "cache_dtype": "int8",
+        "time_gap": False,
+    },
 }
 #: Families that cache nothing ask the same of every store: timelines.
-EVERYWHERE = [name for name, spec in SPECS.items() if "family" not in spec]
+FORGETFUL = ("stca", "din", "full")
+EVERYWHERE = [name for name in SPECS if name not in FORGETFUL]
 STORES = ("lmdb", "redis")
 
 
