@@ -132,12 +132,21 @@ class RankAnswer(TypedDict):
     degraded: list[str]
 
 
+class Problem(TypedDict):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
 class EventResult(TypedDict, total=False):
     """`status` and `version`, or a `problem`."""
 
     status: str
     version: int
-    problem: dict[str, Any]
+    problem: Problem
 
 
 class Timeline(TypedDict):

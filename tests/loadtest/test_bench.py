@@ -116,10 +116,10 @@ def test_more_records_than_the_window_holds_are_refused(tiny_bundle: Path) -> No
 
 
 def test_no_bundle_is_one_sentence(tmp_path: Path) -> None:
-    """A folder without items is not asked any further."""
+    """A folder without items is none, and is not asked any further."""
     ended = _bench("--bundle", str(tmp_path))
     assert ended.exit_code == 1
-    assert "no items can be read" in str(ended.exception)
+    assert "no bundle at" in str(ended.exception)
 
 
 @pytest.mark.parametrize("sizes", ["", "0", "many", "1,,2"])
