@@ -20,6 +20,7 @@ class Proxy:
         self.delay_s = 0.0
         self.cut_after: int | None = None  # bytes of a reply, then the connection is reset
         self._loop = asyncio.new_event_loop()
+        self._passing: set[asyncio.Task[None]] = set()
         self._is_up = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -37,21 +38,33 @@ class Proxy:
         self._is_up.set()
         self._loop.run_forever()
         self._server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._end())
         self._loop.close()
 
+    async def _end(self) -> None:
+        """Ends every connection, and waits until the transports have said so."""
+        passing = [*self._passing]
+        for task in passing:
+            task.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
     async def _pass(self, caller: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
-            store, forth = await asyncio.open_connection("127.0.0.1", self._target)
-            asking = asyncio.ensure_future(self._ask(caller, forth))
-            try:
-                await self._answer(store, back)
-            finally:
-                asking.cancel()
-                forth.close()
-        back.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._passing.add(task)  # the loop itself would let go of a task that waits for silence
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                store, forth = await asyncio.open_connection("127.0.0.1", self._target)
+                asking = asyncio.ensure_future(self._ask(caller, forth))
+                try:
+                    await self._answer(store, back)
+                finally:
+                    asking.cancel()
+                    forth.close()
+        finally:
+            back.close()
+            self._passing.discard(task)
 
     async def _ask(self, caller: asyncio.StreamReader, forth: asyncio.StreamWriter) -> None:
         with suppress(OSError):
