@@ -15,7 +15,7 @@ from tests.servers import Running, flush, wait_until
 from tests.stored import cells, is_record
 
 NOW = 1_000_000
-USERS = [f"user {at}" for at in range(60)]
+USERS = [f"user {at}" for at in range(24)]
 
 
 @pytest.fixture
