@@ -42,8 +42,6 @@ NEWS_S = 2.0
 """How often the note is written anew."""
 DEADLINE_S = 60.0
 """What one user may take: who is in the last lane may wait."""
-REST = 9.0
-"""Rests so many times as long as the work took: at most a tenth of one core is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +98,13 @@ class Errands:
         *,
         poll_s: float = 1.0,
         users_per_s: float = 100.0,
+        share: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache, self._rollouts, self._metrics = cache, rollouts, metrics
         self._poll_s, self._least_s = poll_s, 1.0 / users_per_s
+        #: How long a rest is for each second of work.
+        self._rests = 1.0 / share - 1.0
         self._clock = clock
         self._name = secrets.token_hex(8)
         self._note, self._ledger = b"", Ledger()
@@ -243,7 +244,7 @@ class Errands:
         self._note, self._ledger = note, ledger
 
     async def _breathe(self, took_s: float) -> None:
-        await self._rest(max(REST * took_s, self._least_s - took_s))
+        await self._rest(max(self._rests * took_s, self._least_s - took_s))
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):

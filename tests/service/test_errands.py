@@ -17,7 +17,7 @@ USERS = 30
 @pytest.fixture
 def start(shelf: Path, serve: Callable[..., Running]) -> Callable[..., Running]:
     def started(**options: Any) -> Running:
-        options = {"models_users_per_s": 10_000, **options}
+        options = {"models_users_per_s": 10_000, "models_share": 1.0, **options}
         return serve(bundle=shelf / "one", models_dir=shelf, models_poll_s=0.02, **options)
 
     return started

@@ -25,7 +25,7 @@ def start(shelf: Path, serve: Callable[..., Running]) -> Callable[..., Running]:
     def started(**options: Any) -> Running:
         return serve(
             bundle=shelf / "one", models_dir=shelf, models_poll_s=0.02,
-            models_users_per_s=10_000, **options,
+            models_users_per_s=10_000, models_share=1.0, **options,
         )  # fmt: skip
 
     return started

@@ -25,7 +25,7 @@ class Service:
         self.command = start(
             "serve", "--bundle", shelf / "one", "--models-dir", shelf, "--cache", cache,
             "--port", str(port), "--workers", str(workers), "--drain-s", "0",
-            MARMOT_MODELS_POLL_S="0.1", MARMOT_STORE_FETCH_MS="2000",
+            MARMOT_MODELS_POLL_S="0.1", MARMOT_MODELS_SHARE="1", MARMOT_STORE_FETCH_MS="2000",
         )  # fmt: skip
 
         # A new connection for each request: any worker may take it.
