@@ -5,13 +5,10 @@ An `Engine` is made in the process that runs it: sessions do not survive a fork.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from copy import copy
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -42,9 +39,6 @@ SWITCH_S = 2e-4
 
 Python's own 5 ms are several runs long.
 """
-
-LOWEST = 19
-"""The niceness of a thread that everybody else goes before."""
 
 #: Where a provider computes; the others take and give host memory.
 DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}
@@ -83,21 +77,13 @@ class Engine:
             for name, session in self._sessions.items()
             if buckets is not None
         }
+        self._work: SimpleQueue[tuple[str, Feed, Finished, IsWanted] | None] = SimpleQueue()
         sys.setswitchinterval(SWITCH_S)
-        self._start("marmot-engine", niceness=0)
+        self._thread = threading.Thread(target=self._serve, name="marmot-engine", daemon=True)
+        self._thread.start()
 
     def __repr__(self) -> str:
         return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
-
-    def quiet(self) -> Engine:
-        """The same sessions, run on another thread that gives way to all others.
-
-        Only what the thread computes by itself gives way: with more than one engine thread the
-        others share it as equals. Not for an engine with buckets, whose buffers are one run's.
-        """
-        other = copy(self)
-        other._start("marmot-quiet", niceness=LOWEST)  # noqa: SLF001  (it is one of us)
-        return other
 
     def open(self, graph: str) -> None:
         """Makes a graph ready that was not opened at the start; takes its time once."""
@@ -127,17 +113,7 @@ class Engine:
         self._work.put(None)
         self._thread.join()
 
-    def _start(self, name: str, *, niceness: int) -> None:
-        self._work: SimpleQueue[tuple[str, Feed, Finished, IsWanted] | None] = SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._serve, args=(niceness,), name=name, daemon=True
-        )
-        self._thread.start()
-
-    def _serve(self, niceness: int) -> None:
-        if niceness:
-            with suppress(OSError):  # on Linux a thread has a priority of its own
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    def _serve(self) -> None:
         while (item := self._work.get()) is not None:
             graph, feed, finished, is_wanted = item
             if not is_wanted():

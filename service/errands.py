@@ -21,7 +21,6 @@ import orjson
 
 from cache.base import Cache
 from cache.errors import CacheError, StaleVersion
-from service.batcher import Batcher
 from service.errors import Contended, StoreAway
 from service.job import Lane
 from service.logging import log
@@ -42,9 +41,7 @@ LEASE_S = 15.0
 NEWS_S = 2.0
 """How often the note is written anew."""
 DEADLINE_S = 60.0
-"""What one user may take: who gives way to all others may wait."""
-REST = 3.0
-"""Rests so many times as long as the work took: at most a quarter of a core is used."""
+"""What one user may take: who is in the last lane may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +98,13 @@ class Errands:
         *,
         poll_s: float = 1.0,
         users_per_s: float = 100.0,
+        share: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache, self._rollouts, self._metrics = cache, rollouts, metrics
         self._poll_s, self._least_s = poll_s, 1.0 / users_per_s
+        #: How long a rest is for each second of work.
+        self._rests = 1.0 / share - 1.0
         self._clock = clock
         self._name = secrets.token_hex(8)
         self._note, self._ledger = b"", Ledger()
@@ -163,36 +163,28 @@ class Errands:
 
     async def _rebuild(self, model: Model) -> None:
         """Writes what a version misses; users that have their records cost one read."""
-        if model.layout is None:
-            return await self._note_progress(model, Progress(len(BANDS)))
         progress = self._ledger.progress(model.fingerprint)
         progress = replace(progress, users=progress.before)
+        if model.layout is None:  # it caches nothing
+            progress = Progress(len(BANDS))
         await self._note_progress(model, progress)
-        quiet = _quiet(model)
         recorder = Recorder(self._cache, deadline_s=DEADLINE_S, lane=Lane.REBUILD)
-        try:
-            for band in range(progress.band, len(BANDS)):
-                least, below = BANDS[band]
-                async with aclosing(self._cache.users(least=least, below=below)) as users:
-                    async for user in users:
-                        began = perf_counter()
-                        with suppress(
-                            Contended
-                        ):  # whoever writes them all the time writes rows too
-                            await recorder.record(quiet, user, (), Timings())
-                        self._metrics.built(model.version)
-                        progress = replace(progress, users=progress.users + 1)
-                        if perf_counter() > self._news_s:
-                            await self._note_progress(model, progress)
-                        await self._breathe(perf_counter() - began)
-                        self._check_wanted(model)
-                progress = Progress(band + 1, progress.users, progress.users)
-                await self._note_progress(model, progress)
-            log.info("records built", users=progress.users, **model.name)
-        finally:
-            if quiet is not model:
-                await quiet.batcher.close()
-                await asyncio.to_thread(quiet.engine.close)
+        for band in range(progress.band, len(BANDS)):
+            least, below = BANDS[band]
+            async with aclosing(self._cache.users(least=least, below=below)) as users:
+                async for user in users:
+                    began = perf_counter()
+                    with suppress(Contended):  # whoever writes them all the time writes rows too
+                        await recorder.record(model, user, (), Timings())
+                    self._metrics.built(model.version)
+                    progress = replace(progress, users=progress.users + 1)
+                    if perf_counter() > self._news_s:
+                        await self._note_progress(model, progress)
+                    await self._breathe(perf_counter() - began)
+                    self._check_wanted(model)
+            progress = Progress(band + 1, progress.users, progress.users)
+            await self._note_progress(model, progress)
+        log.info("records built", users=progress.users, **model.name)
 
     def _check_wanted(self, model: Model) -> None:
         if self._stop.is_set() or self._rollouts.ready().get(model.version) is not model:
@@ -252,16 +244,8 @@ class Errands:
         self._note, self._ledger = note, ledger
 
     async def _breathe(self, took_s: float) -> None:
-        await self._rest(max(REST * took_s, self._least_s - took_s))
+        await self._rest(max(self._rests * took_s, self._least_s - took_s))
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
-
-
-def _quiet(model: Model) -> Model:
-    """The model on a thread that gives way to all others; on a device it shares the queue."""
-    if model.engine.buckets is not None:
-        return model
-    engine = model.engine.quiet()
-    return replace(model, engine=engine, batcher=Batcher(engine))

@@ -207,6 +207,7 @@ class House:
                 self.metrics,
                 poll_s=settings.models_poll_s,
                 users_per_s=settings.models_users_per_s,
+                share=settings.models_share,
             )
             stack.push_async_callback(self.errands.close)
 

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     models_users_per_s: float = Field(
         100.0, gt=0, description="users a second whose records of a new version are built"
     )
+    models_share: float = Field(
+        0.1, gt=0, le=1, description="of the time, what building and deleting records may take"
+    )
     stale_ok_s: float = Field(
         0.0, ge=0, description="age of records that a model may borrow of its lineage; 0 = none"
     )

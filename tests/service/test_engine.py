@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue, SimpleQueue
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -86,25 +85,6 @@ def test_bound_runs_equal_plain_ones(bundle: Bundle, engine: Engine) -> None:
         assert np.array_equal(kept, engine.run("rank", example)["scores"])
     finally:
         bound.close()
-
-
-def test_a_quiet_engine_gives_way(bundle: Bundle) -> None:
-    """The same outputs, from a thread that all others go before; closing it leaves the other be."""
-    engine = Engine(bundle)
-    quiet = engine.quiet()
-    found: SimpleQueue[tuple[Any, int]] = SimpleQueue()
-
-    def finished(outputs: Any, *_: Any) -> None:
-        found.put((outputs, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
-
-    for each in (engine, quiet):
-        each.submit("rank", bundle.example(), finished, lambda: True)
-    (first, before), (second, after) = sorted((found.get(), found.get()), key=lambda each: each[1])
-    assert np.array_equal(first["scores"], second["scores"])
-    assert after in {before, 19}  # elsewhere than on Linux threads have no priority
-    quiet.close()
-    assert engine.run("rank", bundle.example()).keys() == first.keys()
-    engine.close()
 
 
 async def test_a_model_is_closed_when_nobody_is_with_it(bundle: Bundle) -> None:

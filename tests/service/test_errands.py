@@ -11,13 +11,13 @@ import pytest
 
 from tests.servers import RedisServer, Running, flush, wait_until
 
-USERS = 60
+USERS = 30
 
 
 @pytest.fixture
 def start(shelf: Path, serve: Callable[..., Running]) -> Callable[..., Running]:
     def started(**options: Any) -> Running:
-        options = {"models_users_per_s": 10_000, **options}
+        options = {"models_users_per_s": 10_000, "models_share": 1.0, **options}
         return serve(bundle=shelf / "one", models_dir=shelf, models_poll_s=0.02, **options)
 
     return started
@@ -134,3 +134,15 @@ def test_a_store_that_was_emptied_changes_nothing(
     running.client.post("/v1/models/v1/activate").raise_for_status()
     assert running.rank("u", [1])["model"]["version"] == "v1"
     assert two(running)["state"] == "ready"
+
+
+def test_who_comes_later_follows(start: Callable[..., Running], redis_server: RedisServer) -> None:
+    """A replica that starts after the switch answers with the new version from the first."""
+    flush(redis_server.url)
+    first = start(cache=redis_server.url)
+    load(first)
+    first.client.post("/v1/models/v2/activate").raise_for_status()
+    later = start(cache=redis_server.url)
+    assert later.rank("u", [1])["model"]["version"] == "v2"
+    later.client.post("/v1/models/v1/activate").raise_for_status()
+    wait_until(lambda: first.rank("u", [1])["model"]["version"] == "v1")

@@ -15,7 +15,7 @@ from tests.servers import Running, flush, wait_until
 from tests.stored import cells, is_record
 
 NOW = 1_000_000
-USERS = [f"user {at}" for at in range(60)]
+USERS = [f"user {at}" for at in range(24)]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def start(shelf: Path, serve: Callable[..., Running]) -> Callable[..., Running]:
     def started(**options: Any) -> Running:
         return serve(
             bundle=shelf / "one", models_dir=shelf, models_poll_s=0.02,
-            models_users_per_s=10_000, **options,
+            models_users_per_s=10_000, models_share=1.0, **options,
         )  # fmt: skip
 
     return started
