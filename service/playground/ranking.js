@@ -25,11 +25,14 @@ export function ranking(shown, act) {
     el("th", { scope: "col", class: "why" }, hidden("Explanation")),
     el("th", { scope: "col", class: "drop" }, hidden("Remove")));
   const body = rows.map((row) => line(row, shown, act, earlier.get(row.id), others.get(row.id), unknown.has(row.id)));
-  return el("table", { class: "ranking" }, el("caption", { class: "hidden" }, "Candidates, best first"),
+  return el("table", { class: columnsOf(tasks, beside) > 2 ? "ranking many" : "ranking" }, el("caption", { class: "hidden" }, "Candidates, best first"),
     el("thead", {}, head), el("tbody", {}, body));
 }
 
+const columnsOf = (tasks, beside) => tasks.length + (beside ? 1 : 0);
+
 function line(row, { nameOf, tasks, beside }, act, earlier, other, isUnknown) {
+  const columns = columnsOf(tasks, beside);
   const name = nameOf(row.id);
   const record = (value) => el("button", { type: "button", class: value ? "mark yes" : "mark no",
     "aria-label": `Record ${name} as shown, ${tasks[0]} = ${value}`, title: `store an event: shown, ${tasks[0]} = ${value}`,
@@ -39,8 +42,8 @@ function line(row, { nameOf, tasks, beside }, act, earlier, other, isUnknown) {
     el("th", { scope: "row", class: "item" }, el("span", { class: "name" }, name), " ",
       name === row.id ? null : el("span", { class: "id" }, row.id),
       isUnknown ? el("span", { class: "badge", title: "outside the vocabulary: scored by shared rows" }, "not in the model") : null),
-    tasks.map((task) => el("td", { class: "score" }, bar(row.scores[task], earlier?.scores[task], score(row.scores[task])))),
-    beside ? el("td", { class: "score beside" }, other ? bar(other.scores[tasks[0]], null, score(other.scores[tasks[0]])) : "–",
+    tasks.map((task) => el("td", { class: "score", "data-name": columns > 1 ? task : null }, bar(row.scores[task], earlier?.scores[task], score(row.scores[task])))),
+    beside ? el("td", { class: "score beside", "data-name": beside.name }, other ? bar(other.scores[tasks[0]], null, score(other.scores[tasks[0]])) : "–",
       other ? shift(other.place - row.place, "than there") : null) : null,
     el("td", { class: "record" }, record(1), record(0)),
     el("td", { class: "why" }, el("button", { type: "button", class: "quiet", "aria-label": `Why this score for ${name}`, onclick: () => act.why(row.id) }, "why?")),
