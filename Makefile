@@ -7,6 +7,7 @@ DOCKER ?= docker
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
 QUALITY_ARGS ?=
+TEST_ARGS ?= -n auto --dist loadfile
 LOAD_ARGS ?= --events $(VAR)/data/events.parquet
 
 # The first Python on PATH that is new enough; `make PYTHON=…` names another.
@@ -28,8 +29,9 @@ all: check test
 serve: $(VAR)/cache/.done
 	exec $(BIN)/marmot serve --bundle $(VAR)/bundle --cache $(CACHE) --port $(PORT)
 
+# On every core; the tests of a file stay together. TEST_ARGS='-n 0' is one process.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_ARGS)
 
 # What happens when things go wrong, at full length; the outcomes are tables.
 drills: .venv/.dev

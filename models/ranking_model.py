@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import MASKED, Layer, TargetAttention, gap_buckets
+from models.gap_bias import gap_bias
 from models.spec import TIME_GAP_EDGES_S, Spec
 
 
@@ -124,9 +125,7 @@ class RankingModel(nn.Module, ABC):
         table = nn.functional.pad(table, (0, 0, 0, 1))  # (buckets + 1, depth * heads)
         buckets = gap_buckets(gaps_s, self.edges_s).masked_fill(masked, 0)
         buckets = nn.functional.pad(buckets, (1, 0), value=len(table) - 1)
-        found = nn.functional.embedding(buckets, table).permute(0, 3, 1, 2)
-        biases: tuple[Tensor, ...] = found.split(self.spec.heads, dim=1)
-        return biases
+        return tuple(gap_bias(part, buckets) for part in table.split(self.spec.heads, dim=1))
 
     def _prior(self, items: Tensor) -> Tensor:
         """Logit of what each item gets from anyone: (B, R, tasks)."""

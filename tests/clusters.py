@@ -11,7 +11,8 @@ from typing import Any
 
 from redis import Redis
 
-from tests.servers import RedisServer, free_port
+from tests.ports import free_port
+from tests.servers import RedisServer
 
 SLOTS = 16384
 DOWN_AFTER_MS = 500

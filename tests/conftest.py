@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.bundles import make_bundle
 from tests.clusters import RedisCluster, running_cluster
+from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
 
 
@@ -54,8 +54,6 @@ def marmot() -> Iterator[Callable[..., Command]]:
         command.stop()
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    return free_port()

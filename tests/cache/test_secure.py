@@ -13,7 +13,8 @@ import redis
 from cache.errors import CacheUnavailable
 from cache.redis_cache import RedisCache
 from tests.cache.stores import some_events
-from tests.servers import RedisServer, free_port, running_redis
+from tests.ports import free_port
+from tests.servers import RedisServer, running_redis
 
 USER, PASSWORD = "marmot", "s3 cret/%"
 QUOTED = "s3%20cret%2F%25"
