@@ -392,6 +392,29 @@ def _numbers(name: str, text: str) -> list[int]:
     return found
 
 
+@app.command(epilog="Example: marmot precision --bundle var/bundle --events events.parquet")
+def precision(
+    *,
+    bundle: BundlePath,
+    events: Events,
+    holdout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What --cache-dtype costs: bytes of a user's records against GAUC; prints a Markdown table."""
+    from models.progress import bar  # noqa: PLC0415
+
+    loaded, table = _open(bundle, events)
+    from models.precision import compare_forms, markdown  # noqa: PLC0415
+
+    trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
+    with bar("measuring") as advance:
+        rows = compare_forms(loaded, table, trained if holdout is None else holdout, advance)
+    typer.echo(json.dumps(rows) if as_json else markdown(rows))
+
+
 @app.command(epilog="Example: marmot sign var/bundle --key private.pem")
 def sign(
     bundle: Annotated[Path, typer.Argument(help="Folder that `marmot train` wrote.")],

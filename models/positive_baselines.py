@@ -43,7 +43,7 @@ class ImplicitFactorisation:
         factors: int = 64,
         unseen: float = 0.05,
         ridge: float = 3.0,
-        sweeps: int = 12,
+        sweeps: int = 6,
         seed: int = 0,
     ) -> ImplicitFactorisation:
         by_user, by_item = Groups.of(users, n_users), Groups.of(items, n_items)

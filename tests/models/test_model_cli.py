@@ -228,10 +228,10 @@ def test_compare_includes_families(cli: Cli, tmp_path: Path) -> None:
     assert rows["no history"]["cached bytes per user"] == 0
     assert rows["stca, depth 2"]["parameters"] > rows["no history"]["parameters"]
     assert rows["item bias"]["parameters"] is None
-    code, out, err = cli(*options, "--families", "sim")
+    code, out, err = cli(*options, "--families", "dlrm")
     assert (code, out) == (2, "")
     assert (
-        "family must be one of marm, full, stca, din, sim, vista, elastic, not 'sim'"
+        "family must be one of marm, full, stca, din, sim, vista, elastic, not 'dlrm'"
         in one_sentence(err)
     )
 
