@@ -19,7 +19,7 @@ from cache.base import Cache
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Event, Timeline
 from models.bundle import EXPLAIN
-from service.errors import DeadlineExceeded, StoreAway
+from service.errors import DeadlineExceeded, StoreAway, UnknownModel
 from service.events import history_events
 from service.features import History
 from service.job import Array, Job, Lane
@@ -102,6 +102,8 @@ class Explainer:
     async def explain(self, request: ExplainRequest, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
         model = self._registry.pick(request.model.version if request.model else None)
+        if model.spec.search:
+            raise UnknownModel("The model searches in long histories; windows alone are explained")
         given_ms = request.deadline_ms
         deadline_ms = self._default_deadline_ms if given_ms is None else given_ms
         asked = model.lexicon.look_up(request.candidates)
