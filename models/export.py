@@ -114,7 +114,7 @@ def _timeline(model: RankingModel, batch: int, events: int, random: np.random.Ge
 def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
     """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
-    past = _timeline(model, 1, model.spec.attends, random)
+    past = _timeline(model, 1, _shown(model.spec), random)
     rows = model.items + model.spec.fallback_rows
     names = model.spec.row.names or ()
     records = _run(runs["encode"], past) if names else []
@@ -126,10 +126,16 @@ def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> F
     }
 
 
+def _shown(spec: Spec) -> int:
+    """Events to show a rank graph: all that it can read, or of a long history enough to search."""
+    is_long = spec.search and not spec.finds_first
+    return min(spec.attends, spec.search + spec.window) if is_long else spec.attends
+
+
 def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> None:
     """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
     random = np.random.default_rng(0)
-    reads, names = model.spec.attends, model.spec.row.names or ()
+    reads, names = _shown(model.spec), model.spec.row.names or ()
     for batch, events, old in ((1, 1, 0), (1, reads + 3, reads), (2, 2 * reads + 6, 7)):
         whole = _timeline(model, batch, events, random)
         cached: Feed = {}
