@@ -120,7 +120,7 @@ def _timeline(model: RankingModel, batch: int, events: int, random: np.random.Ge
 def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
     """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
-    past = _timeline(model, 1, model.spec.attends, random)
+    past = _timeline(model, 1, _shown(model.spec), random)
     summary: Feed = {}
     if model.spec.summary:
         past, summary = _summed(model, runs, past)
@@ -136,10 +136,16 @@ def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> F
     }
 
 
+def _shown(spec: Spec) -> int:
+    """Events to show a rank graph: all that it can read, or of a long history enough to search."""
+    is_long = spec.search and not spec.finds_first
+    return min(spec.attends, spec.search + spec.window) if is_long else spec.attends
+
+
 def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> None:
     """Compares every graph with PyTorch on random timelines, cut at every kind of place."""
     random = np.random.default_rng(0)
-    reads, names = model.spec.attends, model.spec.row.names or ()
+    reads, names = _shown(model.spec), model.spec.row.names or ()
     if model.spec.summary:
         _prove_summary(cast("Summarised", model), runs, random)
         return

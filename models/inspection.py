@@ -22,12 +22,23 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "tasks": ", ".join(spec.tasks),
         "items": len(bundle.vocabulary),
         "receptive field": f"{spec.receptive_field} events",
+        **_searched(spec),
         **_cached(spec),
         "a request reads": f"{spec.reads} events" + _records(spec),
         "a request runs": f"rank.onnx: {work.per_request:,} multiply-adds at a full window",
         "per candidate": f"{work.per_candidate:,} more",
         "metrics": bundle.manifest["metrics"],
         "trained on": bundle.manifest["trained_on"],
+    }
+
+
+def _searched(spec: Spec) -> dict[str, str]:
+    if not spec.search:
+        return {}
+    each = "candidate" if spec.finds_first else "candidate and layer"
+    return {
+        "searches": f"{spec.search} of the newest {spec.history:,} events for each {each}, "
+        f"by {spec.search_by}"
     }
 
 

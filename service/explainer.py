@@ -19,7 +19,7 @@ from cache.base import Cache
 from cache.errors import CacheMismatch, CacheUnavailable
 from cache.timeline import Event, Timeline
 from models.bundle import EXPLAIN
-from service.errors import DeadlineExceeded, StoreAway
+from service.errors import DeadlineExceeded, StoreAway, UnknownModel
 from service.events import history_events
 from service.features import History
 from service.job import Array, Job, Lane
@@ -117,6 +117,8 @@ class Explainer:
         """The answer to a request."""
         version = request.model.version if request.model else None
         model = self._registry.pick(version, str(request.user_id))
+        if model.spec.search:
+            raise UnknownModel("The model searches in long histories; windows alone are explained")
         with model.use:
             return await self._explain(model, request, timings)
 

@@ -113,7 +113,14 @@ def test_a_late_event_far_back(world: World) -> None:
     world.check(user, [*events, late, label], 10**6)
 
 
-def test_a_trimmed_history_is_said(tmp_path: Path) -> None:
+def test_a_search_is_not_explained(world: World) -> None:
+    """What an explanation would show of one window is not what the candidates saw."""
+    asked = {"user_id": "u", "candidates": [1], "timestamp": 10**6}
+    answer = world.running.client.post("/v1/explain", json=asked)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-model")
+
+
+def test_a_store_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
     """A store that keeps too few events for the model's search is refused."""
     bundle = make_bundle(tmp_path / "bundle", history=2_000, search=6, depth=2, window=4)
     code, _, said = Command(
