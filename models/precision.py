@@ -117,8 +117,7 @@ def _past(model: Marm, table: EventTable, rows: Array, asked: Question) -> Histo
     field, window = model.spec.receptive_field, model.spec.window
     span = slice(max(asked.history.start, asked.history.stop - field), asked.history.stop)
     parts = [torch.from_numpy(part[span])[None] for part in (rows, table.timestamps, table.labels)]
-    whole = History(parts[0], parts[1], parts[2], model.encode(*parts))
-    return History(*(part[:, -window:] for part in whole))
+    return History(*(part[:, -window:] for part in (*parts, model.encode(*parts))))
 
 
 @torch.no_grad()

@@ -159,7 +159,8 @@ class Explainer:
 
     async def _known(self, request: ExplainRequest, case: _Case) -> _Known:
         """Without one of them there must still be as many as can move a score."""
-        most = min(case.model.spec.receptive_field, MOST_EVENTS) + 1
+        field, has_summary = case.model.spec.receptive_field, case.model.spec.summary
+        most = (min(field, MOST_EVENTS) if has_summary else field) + 1
         if request.history is not None:
             timeline = Timeline.of(history_events(request.history)).upto(case.timestamp)
             return _Known(timeline.last(most), "inline", 0, [])
@@ -173,8 +174,8 @@ class Explainer:
         finally:
             case.timings.cache += perf_counter() - began
         degraded = [QUARANTINED] if found.quarantined else []
-        is_cut = not found.complete and most <= MOST_EVENTS + 1 < case.model.spec.receptive_field
-        if (found.trimmed and len(found.timeline) < most) or is_cut:
+        is_cut = most <= field and not found.complete
+        if is_cut or (found.trimmed and len(found.timeline) < most):
             degraded.append(TRIMMED)
         timeline = found.timeline.last(most)
         return _Known(timeline, "stored" if found.version else "cold", found.version, degraded)

@@ -88,7 +88,7 @@ EDITS: list[tuple[Callable[[Manifest], object], str]] = [
     (lambda m: m["spec"].update(colour=1), "spec fields do not fit this version of Marmot: colour"),
     (lambda m: m["spec"].update(depth="3"), "depth must be a whole number, not '3'"),
     (lambda m: m["spec"].update(depth=True), "depth must be a whole number, not True"),
-    (lambda m: m["spec"].update(family="hstu"), "family must be one of marm, full, stca, din, sim, vista, elastic, not"),
+    (lambda m: m["spec"].update(family="hstu"), "family must be one of marm, full, stca, din,"),
     *(
         (lambda m, other=other: m["spec"].update(other), "the spec is not that of these weights")
         for other in (

@@ -87,14 +87,8 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--heads", "3", "--width", "16"], "width 16 is not divisible by 3 heads"),
     (["--time-gap", "maybe"], "--time-gap"),
     (["--cache-dtype", "float64"], "--cache-dtype"),
-    (
-        ["--family", "hstu"],
-        "family must be one of marm, full, stca, din, sim, vista, elastic, not 'hstu'",
-    ),
-    (
-        ["--family", "sim"],
-        "family must be one of marm, full, stca, din, sim, vista, elastic, not 'sim'",
-    ),
+    (["--family", "hstu"], "family must be one of marm, full, stca, din,"),
+    (["--family", "dlrm"], "family must be one of marm, full, stca, din,"),
     (["--family", "din", "--depth", "2"], "depth must be at most 1 in the family din"),
     (["--embedding", "hash"], "embedding must be full"),
     (["--holdout", "1.5"], "--holdout"),
@@ -230,10 +224,7 @@ def test_compare_includes_families(cli: Cli, tmp_path: Path) -> None:
     assert rows["item bias"]["parameters"] is None
     code, out, err = cli(*options, "--families", "dlrm")
     assert (code, out) == (2, "")
-    assert (
-        "family must be one of marm, full, stca, din, sim, vista, elastic, not 'dlrm'"
-        in one_sentence(err)
-    )
+    assert "family must be one of marm, full, stca, din," in one_sentence(err)
 
 
 @pytest.mark.parametrize(
