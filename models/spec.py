@@ -11,6 +11,12 @@ import numpy as np
 from models.family import FAMILIES, Family
 
 CACHE_DTYPES = ("float32", "float16", "int8")
+#: What a model is for, and the graphs of those that only read another's records.
+STAGES: dict[str, tuple[str, ...]] = {
+    "rank": (),
+    "retrieval": ("retrieve",),
+    "prerank": ("prerank",),
+}
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
@@ -32,6 +38,9 @@ class Spec:
     `width`. `tasks` names the heads in order; the first one ranks. A record, in the families that
     cache, holds `depth - 1` vectors: depth 0 is a table look-up and nothing attends to the last
     layer's output.
+
+    The `stage` of most models is to rank. One for retrieval or pre-ranking keeps the shape of the
+    ranking model whose records it reads, except for `window`: how many of them it reads.
     """
 
     family: str = "marm"
@@ -44,6 +53,7 @@ class Spec:
     embedding: str = "full"
     cache_dtype: str = "float32"
     fallback_rows: int = 16
+    stage: str = "rank"
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -69,12 +79,28 @@ class Spec:
             raise SpecError(f"depth must be at most {most} in the family {self.family}")
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.stage not in STAGES:
+            raise SpecError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
+        if self.stage != "rank" and not (self.kind.is_cached and self.kind.is_recursive):
+            raise SpecError(
+                f"the family {self.family} caches no records that {self.stage} could read"
+            )
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
 
     @property
     def kind(self) -> Family:
         return FAMILIES[self.family]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """What its bundle must hold."""
+        return STAGES[self.stage] or self.kind.graphs
+
+    @property
+    def layers(self) -> int:
+        """Attention layers of its own; pre-ranking has one, over the deepest records."""
+        return min(1, self.depth) if self.stage == "prerank" else self.depth
 
     @property
     def hidden_depths(self) -> int:
@@ -98,7 +124,8 @@ class Spec:
     @property
     def reads(self) -> int:
         """Newest events that a request reads: all that move a score, or one window of records."""
-        return self.window if self.cached_depths else self.receptive_field
+        is_window = self.cached_depths or self.stage != "rank"
+        return self.window if is_window else self.receptive_field
 
     @property
     def reach(self) -> int:
@@ -127,11 +154,15 @@ class Spec:
         return np.dtype([("records", code, vectors)])
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        values = {**dataclasses.asdict(self), "tasks": list(self.tasks)}
+        if self.stage == "rank":  # as it was before there were others
+            del values["stage"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The spec that a manifest describes; an unknown or missing field is a `SpecError`."""
+        values = {"stage": "rank", **values}
         known = {field.name for field in dataclasses.fields(cls)}
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
