@@ -30,7 +30,6 @@ class Prerank(Scorer):
         return logits
 
     def _known(self, history: History) -> Tensor:
-        if not self.spec.hidden_depths:
-            return self.embedding(history.items)
-        deepest: Tensor = history.records[:, :, -1]
-        return deepest
+        records, hidden = history.records, self.spec.hidden_depths
+        known: Tensor = records[:, :, -1] if hidden else self.embedding(history.items)
+        return known

@@ -19,7 +19,18 @@ from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotF
 from service.house import House
 from service.openapi import describe
 from service.problems import tell
-from service.routes import docs, events, explain, health, inference, items, metrics, rank, users
+from service.routes import (
+    docs,
+    events,
+    explain,
+    health,
+    inference,
+    items,
+    metrics,
+    rank,
+    stages,
+    users,
+)
 from service.routes.doors import house_of
 from service.settings import Settings
 
@@ -49,7 +60,7 @@ def create_app(settings: Settings, *, cache: Cache | None = None) -> Doorway:
             Exception: tell_unforeseen,
         },
     )
-    for routes in (rank, explain, events, users, items, health, metrics, inference, docs):
+    for routes in (rank, stages, explain, events, users, items, health, metrics, inference, docs):
         app.include_router(routes.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return Doorway(app, house, shortcuts={"/v1/rank": rank.rank})

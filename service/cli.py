@@ -42,6 +42,14 @@ def serve(
         Path | None,
         typer.Option(help="Public Ed25519 key, PEM: no bundle without its signature."),
     ] = None,
+    retrieval: Annotated[
+        Path | None,
+        typer.Option(help="Bundle for /v1/retrieve and /v1/recommend.", show_default="none"),
+    ] = None,
+    prerank: Annotated[
+        Path | None,
+        typer.Option(help="Bundle for /v1/prerank and the chain.", show_default="none"),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
@@ -93,6 +101,8 @@ def serve(
     options: dict[str, Any] = {
         "bundle": bundle,
         "bundle_key": bundle_key,
+        "retrieval": retrieval,
+        "prerank": prerank,
         "cache": cache,
         "keep": keep,
         "host": host,

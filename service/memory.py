@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
 from time import perf_counter
 from typing import Any
@@ -23,7 +23,7 @@ from service.keeper import keep_rows
 from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
-from service.schemas import RankRequest
+from service.schemas import UserRequest
 from service.timings import Timings
 
 EVENT_BYTES = 150
@@ -43,11 +43,19 @@ class Memory:
     version: int = 0
     written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
+    #: Of every event that was asked for, oldest first: no fewer than have their record here.
+    item_ids: Sequence[str] = ()
     #: What the rank graph reads of it.
     feed: dict[str, Array] = field(init=False)
 
     def __post_init__(self, rows: Array) -> None:
         self.feed = {**self.history.feed(), **fields_of(rows)}
+
+    def newest(self, count: int) -> tuple[dict[str, Array], int]:
+        """What a graph reads of the newest `count` events, and how many there are."""
+        if len(self.history) <= count:
+            return self.feed, len(self.history)
+        return {name: part[-count:] for name, part in self.feed.items()}, count
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
@@ -79,12 +87,22 @@ class Known:
 class Question:
     """A request with everything that was left open filled in."""
 
-    request: RankRequest
+    request: UserRequest
     user_id: str
     timestamp: int
     deadline: float
     model: Model
     timings: Timings
+    reads: int
+    """Newest events that are wanted with their records."""
+    events: int
+    """Newest events whose ids are wanted; no fewer."""
+
+    @property
+    def field(self) -> int:
+        """Newest events that can move the records that are wanted."""
+        spec = self.model.spec
+        return max(self.events, spec.receptive_field, self.reads + spec.cached_depths * spec.window)
 
     def check_deadline(self) -> None:
         """Work nobody waits for is not begun."""
@@ -116,16 +134,16 @@ class Memories:
         model, request = question.model, question.request
         if request.history is not None:
             return await self._remember_inline(question)
-        key = (model.fingerprint, question.user_id)
+        key = (f"{model.fingerprint} {question.events}", question.user_id)
         known = self._near.get(key, self._clock())
         try:
-            snapshot = await self._fetch(question, model.spec.reads, known, may_be_old=True)
+            snapshot = await self._fetch(question, question.events, known, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
-                snapshot = await self._fetch(question, model.spec.reads)
+                snapshot = await self._fetch(question, question.events)
             if known is not None and snapshot is known.snapshot:
                 return known.memory
-            if not snapshot.valid.all() and not snapshot.complete:
-                snapshot = await self._fetch(question, model.spec.receptive_field)
+            if not snapshot.valid[-question.reads :].all() and not snapshot.complete:
+                snapshot = await self._fetch(question, question.field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
         degraded = [QUARANTINED] if snapshot.quarantined else []
@@ -170,7 +188,7 @@ class Memories:
         self, question: Question, snapshot: Snapshot, degraded: list[str]
     ) -> Memory:
         model = question.model
-        events, reads = len(snapshot.timeline), model.spec.reads
+        events, reads = len(snapshot.timeline), question.reads
         history = History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks)
         plan = plan_rebuild(
             snapshot.valid,
@@ -202,18 +220,19 @@ class Memories:
             snapshot.version,
             snapshot.written_at_s,
             degraded,
+            snapshot.timeline.item_ids,
         )
 
     async def _remember_inline(self, question: Question) -> Memory:
         model = question.model
         spec = model.spec
         timeline = Timeline.of(history_events(question.request.history or []))
-        timeline = timeline.upto(question.timestamp).last(spec.receptive_field)
+        timeline = timeline.upto(question.timestamp).last(question.field)
         history = History.of(timeline, model.bundle.vocabulary, spec.tasks)
         rows = np.zeros(len(history), spec.row)
         plan = plan_rebuild(
             np.zeros(len(history), np.bool_),
-            need_from=max(0, len(history) - spec.reads),
+            need_from=max(0, len(history) - question.reads),
             begins=True,
             spec=spec,
         )
@@ -222,8 +241,10 @@ class Memories:
                 plan, history, rows, batcher=model.batcher, spec=spec, lane=Lane.RANK,
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
-        newest = slice(max(0, len(history) - spec.reads), len(history))
-        return Memory("inline", history[newest], rows[newest], plan.count)
+        newest = slice(max(0, len(history) - question.reads), len(history))
+        return Memory(
+            "inline", history[newest], rows[newest], plan.count, item_ids=timeline.item_ids
+        )
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,9 @@ from cache.base import Cache
 from service.caller import Caller
 from service.chores import Chores
 from service.job import Array, Job, Lane
-from service.memory import Memories, Memory, Question
+from service.memory import Memory, Question
 from service.metrics import Metrics
+from service.reception import Reception
 from service.registry import Registry
 from service.schemas import RankRequest
 from service.timings import Timings
@@ -36,19 +36,25 @@ class Ranker:
         fetch_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s)
+        #: Where every stage of this process asks about users.
+        self.reception = Reception(
+            cache,
+            chores,
+            default_deadline_ms=default_deadline_ms,
+            near_bytes=near_bytes,
+            fetch_s=fetch_s,
+            clock=clock,
+        )
         self._registry = registry
         self._metrics = metrics
-        self._default_deadline_ms = default_deadline_ms
-        self._clock = clock
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
-        question = self._understand(request, timings)
-        question.check_deadline()
-        memory = await self._memories.remember(question)
+        model = self._registry.pick(request.model.version if request.model else None)
+        question = self.reception.understand(request, model, timings)
+        memory = await self.reception.remember(question)
         candidates = question.model.lexicon.look_up(request.candidates)
-        scores = await self._score(question, memory, candidates.rows, caller)  # (C, tasks)
+        scores = await self.score(question, memory, candidates.rows, caller)  # (C, tasks)
         question.check_deadline()
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         # Counted when the answer has gone: the loop writes at the end of its turn.
@@ -63,29 +69,15 @@ class Ranker:
             ),
             "ranking": candidates.ranked(order),
             "unknown_items": candidates.unknown,
-            "cache": memory.report(self._clock()),
+            "cache": memory.report(self.reception.now_s),
             "degraded": memory.degraded,
         }
 
-    def _understand(self, request: RankRequest, timings: Timings) -> Question:
-        deadline, given_ms = timings.deadline, request.deadline_ms
-        if given_ms is None and deadline == math.inf:
-            given_ms = self._default_deadline_ms
-        if given_ms is not None:
-            deadline = min(deadline, timings.began + given_ms / 1e3)
-        return Question(
-            request,
-            str(request.user_id),
-            int(self._clock()) if request.timestamp is None else request.timestamp,
-            deadline,
-            self._registry.pick(request.model.version if request.model else None),
-            timings,
-        )
-
-    async def _score(
+    async def score(
         self, question: Question, memory: Memory, candidates: Array, caller: Caller
     ) -> Array:
-        records = len(memory.history)
+        """Scores (candidates, tasks) of rows, from the part of the memory that ranking reads."""
+        known, records = memory.newest(question.model.spec.reads)
         sizes = {"candidates": len(candidates), "records": records}
         if question.model.spec.encodes:  # then every event asks as a candidate does
             sizes["events"] = records
@@ -94,7 +86,7 @@ class Ranker:
             {
                 "candidates": candidates,
                 "timestamp": np.asarray(question.timestamp),
-                **memory.feed,
+                **known,
             },
             sizes,
             Lane.RANK,
