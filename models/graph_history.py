@@ -101,13 +101,13 @@ def memories(
 
 def _known(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) -> str:
     """What each layer knows of N events before their feedback: (layers, N, width)."""
+    if records is not None and w.spec.stage == "prerank":
+        deepest = g.add("Gather", records, g.ints(w.spec.hidden_depths - 1), axis=2)
+        return g.add("Reshape", deepest, g.ints(1, -1, w.width))
+    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
     if records is not None:
         cached = g.add("Reshape", records, g.ints(-1, w.spec.hidden_depths, w.width))
         cached = g.add("Transpose", cached, perm=[1, 0, 2])
-        if w.spec.stage == "prerank":
-            return g.add("Slice", cached, g.ints(-1), g.ints(w.spec.depth), g.ints(0))
-    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
-    if records is not None:
         return g.add("Concat", known, cached, axis=0)
     if w.spec.layers > 1:
         unit = g.add("Expand", normalised(w, g, known), g.ints(w.spec.layers - 1, 1, 1))

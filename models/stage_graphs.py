@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 #: Items that are asked together for their largest score.
 BLOCK = 64
+#: Fewer blocks are not worth asking.
+LEAST_BLOCKS = 64
 #: The score of what must not be found; whoever reads the answer leaves it out.
 NEVER = -1e30
 
@@ -112,6 +114,9 @@ def _places(table: Array) -> Array:
 
 def _largest(g: GraphBuilder, scores: str, count: str, blocks: int) -> tuple[str, str]:
     """The `count` largest scores of each row, best first, and where they are: (batch, count)."""
+    if blocks < LEAST_BLOCKS:
+        values, found = g.split("TopK", 2, scores, count)
+        return values, found
     batch = g.add("Shape", scores, end=1)
     by_block = g.add("Reshape", scores, g.ints(-1, blocks, BLOCK))
     largest = g.add("ReduceMax", by_block, g.ints(2), keepdims=0)

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from service.client import Client
+from service.errors import StartError
+from service.house import House
 from service.schemas import Limits
+from service.settings import read_settings
 from tests.bundles import ITEMS, make_bundle, make_stage
 
 NOW = 1_000_000
@@ -183,18 +186,19 @@ def test_k_has_bounds(chain: Any) -> None:
     ask(chain, "retrieve", 422, k=0)
 
 
-def test_another_rankers_stage_is_refused(
-    serve: Callable[..., Any], stages: dict[str, Path], tiny_bundle: Path, tmp_path: Path
+async def test_another_rankers_stage_is_refused(
+    stages: dict[str, Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """At start, with both fingerprints; a ranking bundle is no stage, and the other way round."""
     other = make_bundle(tmp_path / "other", seed=5)
     for options, words in (
         ({"bundle": other, "retrieval": stages["retrieval"]}, "reads the records of"),
-        ({"retrieval": tiny_bundle}, "not retrieval: give it as --bundle"),
+        ({"bundle": tiny_bundle, "retrieval": tiny_bundle}, "not retrieval: give it as --bundle"),
         ({"bundle": stages["prerank"]}, "not rank: give it as --prerank"),
     ):
-        with pytest.raises(AssertionError, match=words):
-            serve(**options)
+        with pytest.raises(StartError, match=words):
+            async with House.of(read_settings(cache=f"lmdb:{tmp_path}/c", **options)).open():
+                pass
 
 
 def test_from_python(chain: Any) -> None:
