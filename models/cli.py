@@ -77,6 +77,9 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the events, at most.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a stage's training.", show_default="300")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     cache_dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
@@ -101,13 +104,16 @@ def train(
     if stage != "rank":
         if ranker is None:
             raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
+        if epochs is not None:
+            raise UsageError("--epochs is for ranking: a stage learns for --steps")
         told = _train_stage(
-            stage, ranker, events, items, out, window, epochs, seed, holdout, name, version
-        )
+            stage, ranker, events, items, out,
+            window=window, steps=steps, seed=seed, holdout=holdout, name=name, version=version,
+        )  # fmt: skip
         typer.echo(json.dumps(told) if as_json else out)
         return
-    if ranker is not None:
-        raise UsageError("--ranker goes with --stage retrieval or --stage prerank")
+    if ranker is not None or steps is not None:
+        raise UsageError("--ranker and --steps go with --stage retrieval or --stage prerank")
     wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]
     table = read_events(events, wanted)
     spec = Spec(
@@ -150,19 +156,14 @@ def _train_stage(
     events: Path,
     items: Path | None,
     out: Path,
-    window: int | None,
-    epochs: int | None,
-    seed: int,
-    holdout: float,
+    *,
     name: str,
-    version: str | None,
+    **options: Any,
 ) -> dict[str, Any]:
     from models.bundle import load_bundle  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
     from models.items import read_categories  # noqa: PLC0415
 
-    if epochs is not None:
-        raise UsageError("--epochs is for ranking: a stage learns for a fixed number of steps")
     loaded = load_bundle(ranker)
     table = read_events(events, loaded.spec.tasks)
     categories = read_categories(items) if items else {}
@@ -171,8 +172,7 @@ def _train_stage(
 
     bundle = run_stage_course(
         table, loaded, stage, out, categories,
-        window=window, seed=seed, holdout=holdout,
-        name=None if name == "marmot" else name, version=version,
+        name=None if name == "marmot" else name, **options,
     )  # fmt: skip
     return {
         "bundle": str(out),
@@ -246,6 +246,8 @@ def evaluate(
     if url is not None and via != "http":
         raise UsageError(f"--url goes with --via http, not with --via {via}")
     loaded, table = _open(bundle, events)
+    if loaded.spec.stage != "rank":
+        raise UsageError(f"{bundle} is a {loaded.spec.stage} model: evaluate takes one that ranks")
     trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
     share = trained if holdout is None else holdout
     # Evaluators of other rooms are found by name, so that this one imports none of them.

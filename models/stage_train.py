@@ -110,9 +110,10 @@ def train_stage(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     random = np.random.default_rng(seed)
     users = np.flatnonzero(~validation_users(table.user_ids) & (table.counts > 0))
+    count = min(recipe.lessons, recipe.steps * recipe.lessons_per_step)
     lessons = Lessons.ask(
         teacher, table, users, random,
-        count=recipe.lessons, candidates=recipe.candidates, cold=recipe.cold, advance=ask,
+        count=count, candidates=recipe.candidates, cold=recipe.cold, advance=ask,
     )  # fmt: skip
     if spec.stage == "prerank":
         cheap = start_prerank(ranker, spec)
