@@ -15,22 +15,14 @@ from service.errors import StartError
 from service.house import House
 from service.schemas import Limits
 from service.settings import read_settings
-from tests.bundles import ITEMS, make_bundle, make_stage
+from tests.bundles import ITEMS, make_bundle
 
 NOW = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def stages(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("stages")
-    return {
-        stage: make_stage(folder / stage, tiny_bundle, stage) for stage in ("retrieval", "prerank")
-    }
-
-
 @pytest.fixture
-def chain(serve: Callable[..., Any], stages: dict[str, Path]) -> Any:
-    return serve(**stages)
+def chain(serve: Callable[..., Any], tiny_stages: dict[str, Path]) -> Any:
+    return serve(**tiny_stages)
 
 
 def ask(running: Any, path: str, status: int = 200, **fields: Any) -> dict[str, Any]:
@@ -97,9 +89,9 @@ def test_the_chain_ends_in_ranking(chain: Any) -> None:
     assert found["degraded"] == []
 
 
-def test_stages_narrow_down(serve: Callable[..., Any], stages: dict[str, Path]) -> None:
+def test_stages_narrow_down(serve: Callable[..., Any], tiny_stages: dict[str, Path]) -> None:
     """Each stage hands on as many as the settings say, and tells its time in answer and header."""
-    running = serve(**stages, chain_retrieved=20, chain_preranked=5)
+    running = serve(**tiny_stages, chain_retrieved=20, chain_preranked=5)
     show(running)
     body = {"user_id": "u", "k": 5, "timestamp": NOW}
     answer = running.client.post("/v1/recommend", json=body)
@@ -187,14 +179,14 @@ def test_k_has_bounds(chain: Any) -> None:
 
 
 async def test_another_rankers_stage_is_refused(
-    stages: dict[str, Path], tiny_bundle: Path, tmp_path: Path
+    tiny_stages: dict[str, Path], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """At start, with both fingerprints; a ranking bundle is no stage, and the other way round."""
     other = make_bundle(tmp_path / "other", seed=5)
     for options, words in (
-        ({"bundle": other, "retrieval": stages["retrieval"]}, "reads the records of"),
+        ({"bundle": other, "retrieval": tiny_stages["retrieval"]}, "reads the records of"),
         ({"bundle": tiny_bundle, "retrieval": tiny_bundle}, "not retrieval: give it as --bundle"),
-        ({"bundle": stages["prerank"]}, "not rank: give it as --prerank"),
+        ({"bundle": tiny_stages["prerank"]}, "not rank: give it as --prerank"),
     ):
         with pytest.raises(StartError, match=words):
             async with House.of(read_settings(cache=f"lmdb:{tmp_path}/c", **options)).open():
