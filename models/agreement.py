@@ -62,6 +62,18 @@ def retrieval_agreement(
 
 
 @torch.no_grad()
+def user_vectors(
+    model: Retrieval, teacher: Teacher, table: EventTable, holdout: float, advance: Advance
+) -> Array:
+    """Of some users at their split: (U, width + 1)."""
+    found = [
+        model.user(torch.tensor([question.timestamp]), _newest(past, model.spec.window)).numpy()
+        for question, past in _asked(teacher, table, holdout, MOST_USERS, advance)
+    ]
+    return np.concatenate(found)
+
+
+@torch.no_grad()
 def prerank_agreement(
     model: Prerank,
     ranker: Marm,

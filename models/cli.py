@@ -80,6 +80,10 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of a stage's training.", show_default="300")
     ] = None,
+    index: Annotated[
+        Literal["exact", "faiss"],
+        typer.Option(help="How retrieval searches its items; faiss is an extra, for millions."),
+    ] = "exact",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     cache_dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
@@ -104,14 +108,19 @@ def train(
     if stage != "rank":
         if ranker is None:
             raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
+        if index != "exact" and stage != "retrieval":
+            raise UsageError("--index goes with --stage retrieval")
         if epochs is not None:
             raise UsageError("--epochs is for ranking: a stage learns for --steps")
         told = _train_stage(
             stage, ranker, events, items, out,
-            window=window, steps=steps, seed=seed, holdout=holdout, name=name, version=version,
+            window=window, steps=steps, index=index,
+            seed=seed, holdout=holdout, name=name, version=version,
         )  # fmt: skip
         typer.echo(json.dumps(told) if as_json else out)
         return
+    if index != "exact":
+        raise UsageError("--index goes with --stage retrieval")
     if ranker is not None or steps is not None:
         raise UsageError("--ranker and --steps go with --stage retrieval or --stage prerank")
     wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]

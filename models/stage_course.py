@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models.additions import Additions, Categories
-from models.agreement import prerank_agreement, retrieval_agreement
+from models.agreement import prerank_agreement, retrieval_agreement, user_vectors
 from models.bundle import Bundle, Vocabulary, check_target, load_bundle
 from models.events import EventTable
 from models.graph_weights import as_array
@@ -19,6 +19,7 @@ from models.reference import load_model
 from models.retrieval import Retrieval
 from models.spec import SpecError
 from models.stage_export import export_stage
+from models.stage_index import build_index, read_index
 from models.stage_reference import check_reads, load_stage
 from models.stage_train import StageRecipe, stage_spec, train_stage
 from models.teacher import Teacher
@@ -38,6 +39,7 @@ def run_stage_course(
     *,
     window: int | None = None,
     steps: int | None = None,
+    index: str = "exact",
     seed: int = 0,
     holdout: float = 0.1,
     name: str | None = None,
@@ -65,7 +67,12 @@ def run_stage_course(
             if isinstance(trained, Retrieval)
             else prerank_agreement(trained, model, teacher, known, holdout, advance)
         )
-    additions = None
+    metrics: dict[str, Any] = {"agreement": measured}
+    additions = found = None
+    if isinstance(trained, Retrieval) and index == "faiss":
+        with bar("indexing") as advance:
+            users = user_vectors(trained, teacher, known, holdout, advance)
+        found, metrics["index"] = build_index(as_array(trained.table), users)
     if isinstance(trained, Retrieval) and categories:
         additions = Additions.fit(as_array(trained.table), ranker.vocabulary.ids, categories)
     export_stage(
@@ -80,8 +87,9 @@ def run_stage_course(
             "seed": seed,
             **dataclasses.asdict(recipe),
         },
-        metrics={"agreement": measured},
+        metrics=metrics,
         additions=additions,
+        index=found,
     )
     return load_bundle(out)
 
@@ -115,6 +123,9 @@ def add_items(
     there = {*bundle.vocabulary.ids, *additions.ids}
     new = [item_id for item_id in categories if item_id not in there]
     grown = additions.add(new, [names.get(item_id) for item_id in new], categories)
+    index = read_index(bundle.path)
+    if index is not None:
+        index.add(grown.vectors[len(additions.ids) :])
     export_stage(
         load_stage(bundle),
         ranker,
@@ -124,5 +135,6 @@ def add_items(
         trained_on=bundle.manifest["trained_on"],
         metrics=bundle.manifest["metrics"],
         additions=grown,
+        index=index,
     )
     return len(new)

@@ -19,7 +19,8 @@ from models.graph_weights import GraphWeights, as_array
 from models.lessons import Past, windows
 from models.prerank import Prerank
 from models.retrieval import Retrieval
-from models.stage_graphs import prerank, retrieve
+from models.stage_graphs import prerank, retrieve, user
+from models.stage_index import write_index
 from models.teacher import Feed, Teacher, decoded, open_graph
 
 Array = np.ndarray[Any, Any]
@@ -35,14 +36,16 @@ def export_stage(
     trained_on: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     additions: Additions | None = None,
+    index: Any = None,
 ) -> str:
     """Writes the bundle at `path` in one step and returns its fingerprint.
 
     `additions` are items behind the trained ones, and what new ones are made from; they change no
-    weight and no fingerprint. Raises `ExportError` if the graph differs from PyTorch.
+    weight and no fingerprint. With an `index` over all of them the graph ends with the user's
+    vector. Raises `ExportError` if the graph differs from PyTorch.
     """
     model, spec = model.eval(), model.spec
-    proto, graph = build_stage(model, additions)
+    proto, graph = build_stage(model, additions, is_indexed=index is not None)
     example = _prove(model, Teacher(ranker), proto, graph, additions)
     tensors = [
         (tensor_name, tensor.shape, tensor.contiguous().numpy().tobytes())
@@ -68,18 +71,22 @@ def export_stage(
         np.savez(folder / "example.npz", **example)  # type: ignore[arg-type]
         if additions is not None:
             additions.write(folder)
+        if index is not None:
+            write_index(index, folder)
 
     write_bundle(path, manifest, fill)
     return fingerprint
 
 
 def build_stage(
-    model: Retrieval | Prerank, additions: Additions | None = None
+    model: Retrieval | Prerank, additions: Additions | None = None, *, is_indexed: bool = False
 ) -> tuple[onnx.ModelProto, Graph]:
     """The stage's one graph."""
     weights, builder, file = GraphWeights(model), GraphBuilder(), f"{model.spec.graphs[0]}.onnx"
     if isinstance(model, Prerank):
         return prerank(weights, builder).build(file)
+    if is_indexed:
+        return user(weights, builder).build(file)
     return retrieve(weights, builder, table_of(model, additions)).build(file)
 
 
@@ -123,6 +130,9 @@ def _prove(
         if isinstance(model, Prerank):
             logits = model.forward_cached(torch.from_numpy(asked["candidates"]), when, history)
             _compare(graph, found["scores"], torch.sigmoid(logits).numpy())
+            continue
+        if "found" not in found:
+            _compare(graph, found["user"], model.user(when, history).numpy())
             continue
         table = torch.from_numpy(table_of(model, additions))
         scores = torch.sigmoid(model.logits(model.user(when, history), table)).numpy()

@@ -71,6 +71,15 @@ def retrieve(w: GraphWeights, g: GraphBuilder, table: Array) -> GraphBuilder:
     return g
 
 
+def user(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
+    """The ranking model's records to a user's vector and lean, for an index outside the graph."""
+    timestamp = g.input("timestamp", "int64", "batch")
+    past, times = read_past(w, g)
+    found = _user(w, g, memories(w, g, past, bucket_of(g, since(g, timestamp, times))), timestamp)
+    g.output(found, "user", "float32", "batch", w.width + 1)
+    return g
+
+
 def _user(w: GraphWeights, g: GraphBuilder, layers: Any, timestamp: str) -> str:
     """`Retrieval.user`."""
     model = cast("Retrieval", w.model)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from models.additions import Additions
+from models.stage_index import IndexMissing, read_index
+from service.errors import StartError
 from service.job import Array, Job, Lane
 from service.memory import Memory, Question, nothing_known
 from service.reception import Reception
@@ -17,6 +21,10 @@ from service.timings import Timings
 
 ITEM_COST = 2
 """What an item of the table costs, in query-key pairs."""
+
+
+#: Of one query (1, width + 1) the best: values and rows, (1, count).
+Search = Callable[[Array, int], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,11 @@ class Retriever:
         additions = Additions.read(model.bundle.path)
         #: Those that were trained, in the order of the ranking model's rows, then those added.
         self.items = [*model.bundle.vocabulary.ids, *(additions.ids if additions else ())]
+        try:
+            #: None where the graph searches by itself, exactly.
+            self._index = read_index(model.bundle.path)
+        except IndexMissing as error:
+            raise StartError(str(error)) from error
         self._places = {item_id: place for place, item_id in enumerate(self.items, 1)}
 
     def __repr__(self) -> str:
@@ -81,6 +94,9 @@ class Retriever:
         known, records = memory.newest(self.reads)
         seen = self._seen(memory) if exclude_seen else np.zeros(0, np.int64)
         wanted = min(k, len(self.items))
+        if self._index is not None:
+            search = self._index.search
+            return await self._near(question, search, known, records, seen, wanted, deadline)
         job = Job(
             "retrieve",
             {
@@ -100,6 +116,36 @@ class Retriever:
         rows = outputs["found"]
         count = int(np.count_nonzero(rows >= 0))
         return Found([self.items[row] for row in rows[:count].tolist()], outputs["scores"][:count])
+
+    async def _near(
+        self,
+        question: Question,
+        search: Search,
+        known: dict[str, Array],
+        records: int,
+        seen: Array,
+        k: int,
+        deadline: float | None,
+    ) -> Found:
+        """Nearly the best, through the index; what was seen is looked for too, and dropped."""
+        job = Job(
+            "retrieve",
+            {"timestamp": np.asarray(question.timestamp), **known},
+            {"records": records},
+            Lane.RANK,
+            question.deadline if deadline is None else deadline,
+            cost=records + 1,
+        )
+        user = (await self.model.batcher.submit(job))["user"]
+        question.timings.queue += job.queue_s
+        question.timings.run += job.run_s
+        query = np.append(user[:-1], np.float32(1))[None]
+        most = min(k + len(seen), len(self.items))
+        values, rows = await asyncio.to_thread(search, query, most)
+        kept = (rows[0] >= 0) & ~np.isin(rows[0] + 1, seen)
+        rows, values = rows[0][kept][:k], values[0][kept][:k]
+        scores = 1 / (1 + np.exp(-(values + user[-1])))
+        return Found([self.items[row] for row in rows.tolist()], scores)
 
     async def find_for_anyone(self, k: int) -> Found:
         """What is found for a user of whom nothing is known: the learned prior."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from models.additions import Additions
@@ -18,6 +19,7 @@ from models.reader import Reader
 from models.retrieval import Retrieval
 from models.spec import Spec
 from models.stage_export import export_stage
+from models.stage_index import build_index
 from models.stage_train import stage_spec
 
 R = TypeVar("R", bound=Reader)
@@ -65,15 +67,21 @@ def make_bundle(path: Path, *, seed: int = 0, **fields: Any) -> Path:
     return path
 
 
-def make_stage(path: Path, ranker: Path, stage: str, *, window: int = 12, seed: int = 0) -> Path:
+def make_stage(
+    path: Path, ranker: Path, stage: str, *, window: int = 12, is_indexed: bool = False
+) -> Path:
     """Exports a stage of random weights that reads the records of `ranker`."""
     reads = load_bundle(ranker)
     kind = {"retrieval": Retrieval, "prerank": Prerank}[stage]
     spec = stage_spec(reads.spec, stage, window)
-    model: Any = randomised(kind(spec, len(reads.vocabulary)), seed)
+    model: Any = randomised(kind(spec, len(reads.vocabulary)), seed=1)
     categories = {item: [("kind", str(int(item) % 5))] for item in ITEMS}
     additions = None
     if stage == "retrieval":
         additions = Additions.fit(as_array(model.table), reads.vocabulary.ids, categories)
-    export_stage(model, reads, path, name=stage, additions=additions)
+    index = None
+    if is_indexed:
+        users = np.random.default_rng(0).standard_normal((20, spec.width + 1), np.float32)
+        index, _ = build_index(as_array(model.table), users)
+    export_stage(model, reads, path, name=stage, additions=additions, index=index)
     return path

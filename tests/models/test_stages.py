@@ -21,6 +21,7 @@ from models.retrieval import Retrieval
 from models.retrieval_bench import measure
 from models.spec import Spec, SpecError
 from models.stage_graphs import retrieve
+from models.stage_index import build_index
 from models.teacher import open_graph
 from service.marmot import run
 from tests.bundles import ITEMS, make_bundle, make_stage, randomised
@@ -209,6 +210,18 @@ def test_blocks_hide_nothing() -> None:
         left = scores[row].numpy().copy()
         left[seen[row][seen[row] > 0] - 1] = -np.inf
         assert np.array_equal(found[row], np.argsort(-left, kind="stable")[:500])
+
+
+def test_an_index_is_measured() -> None:
+    """It looks through as many lists as it takes to find nearly all of the exact best."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((50, 17)).astype(np.float32)
+    noise = random.standard_normal((20_000, 17)).astype(np.float32)
+    table = centres[np.arange(20_000) % 50] + 0.3 * noise
+    index, told = build_index(table, table[::400] + 0.1)
+    assert told["recall@100"] >= 0.95
+    assert told["probes"] < told["lists"]
+    assert index.ntotal == 20_000
 
 
 def test_generated_catalogue() -> None:

@@ -15,7 +15,7 @@ from service.errors import StartError
 from service.house import House
 from service.schemas import Limits
 from service.settings import read_settings
-from tests.bundles import ITEMS, make_bundle
+from tests.bundles import ITEMS, make_bundle, make_stage
 
 NOW = 1_000_000
 
@@ -169,6 +169,22 @@ def test_a_stage_that_is_not_loaded(serve: Callable[..., Any], path: str, option
     told = ask(serve(), path, 409, **fields)
     assert told["type"] == "/problems/not-loaded"
     assert option in told["detail"]
+
+
+def test_an_index_finds_the_same(
+    serve: Callable[..., Any], tiny_bundle: Path, tiny_stages: dict[str, Path], tmp_path: Path
+) -> None:
+    """Where it looks everywhere, as it does among few items, it finds what the graph does."""
+    indexed = make_stage(tmp_path / "indexed", tiny_bundle, "retrieval", is_indexed=True)
+    near = serve(retrieval=indexed, prerank=tiny_stages["prerank"])
+    exact = serve(**tiny_stages, cache=f"lmdb:{tmp_path}/other")
+    for running in (near, exact):
+        show(running)
+    for fields in ({"k": 9}, {"k": 100}, {"k": 9, "exclude_seen": False}):
+        first, second = ask(near, "retrieve", **fields), ask(exact, "retrieve", **fields)
+        assert first["items"] == second["items"]
+        assert first["scores"] == pytest.approx(second["scores"], abs=1e-5)
+    assert ask(near, "recommend")["items"] == ask(exact, "recommend")["items"]
 
 
 def test_k_has_bounds(chain: Any) -> None:
