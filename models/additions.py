@@ -79,7 +79,9 @@ class Additions:
         added = {
             "item_id": pa.array(self.ids, pa.string()),
             "name": pa.array(self.names, pa.string()),
-            "vector": pa.array(list(self.vectors), pa.list_(pa.float32())),
+            "vector": pa.FixedSizeListArray.from_arrays(
+                pa.array(self.vectors.ravel()), self.weights.shape[1]
+            ),
         }
         pq.write_table(pa.table(added), folder / ADDED)
 
