@@ -26,7 +26,6 @@ MANIFEST = "manifest.json"
 #: A graph that a bundle may have besides: the rank graph with its attention as outputs.
 EXPLAIN = "explain"
 REQUIRED_FILES = (
-    "rank.onnx",
     "weights.safetensors",
     "items.parquet",
     "example.npz",
@@ -112,6 +111,8 @@ class Bundle:
     graphs: Mapping[str, Graph]
     vocabulary: Vocabulary
     manifest: Mapping[str, Any] = field(repr=False)
+    #: The fingerprint of the ranking model whose records a stage reads.
+    reads: str | None = None
 
     @property
     def lineage(self) -> str | None:
@@ -123,7 +124,7 @@ class Bundle:
         return self.path / name
 
     def example(self) -> dict[str, np.ndarray[Any, Any]]:
-        """One valid feed of `rank.onnx`, as training wrote it."""
+        """One valid feed of its first graph, as training wrote it."""
         with np.load(self.path / "example.npz", allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -157,18 +158,7 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
     if manifest["opset"] != OPSET:
         raise BundleError(f"{path}: opset {manifest['opset']}, this Marmot runs {OPSET}")
     files: dict[str, str] = manifest["files"]
-    for name in (*REQUIRED_FILES, *files):
-        if name not in files:
-            raise BundleError(f"{path}: the manifest has no checksum for {name}")
-        if Path(name).name != name:
-            raise BundleError(f"{path}: {name!r} is not a file name of this bundle")
-        if not (path / name).is_file():
-            raise BundleError(f"{path}: {name} is missing")
-    for name, expected in files.items():
-        if (found := sha256_of(path / name)) != expected:
-            raise BundleError(
-                f"{path}: {name} has sha256 {found[:12]}…, the manifest says {expected[:12]}…"
-            )
+    _check_files(path, files)
     try:
         spec = Spec.from_dict(manifest["spec"])
     except SpecError as error:
@@ -188,9 +178,10 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
             f"fingerprint {found}, the manifest says {fingerprint}"
         )
     graphs = {name: _graph(entry) for name, entry in manifest["graphs"].items()}
-    for name in (*spec.kind.graphs, *graphs):
+    for name in (*spec.graphs, *graphs):
         if name not in graphs or graphs[name].file not in files:
             raise BundleError(f"{path}: the manifest does not describe the graph {name}")
+    reads = None if spec.stage == "rank" else str(manifest["reads"]["fingerprint"])
     return Bundle(
         path=path,
         name=str(manifest["name"]),
@@ -200,7 +191,24 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
         graphs=graphs,
         vocabulary=vocabulary,
         manifest=manifest,
+        reads=reads,
     )
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    """Every file is there and is what the manifest says."""
+    for name in (*REQUIRED_FILES, *files):
+        if name not in files:
+            raise BundleError(f"{path}: the manifest has no checksum for {name}")
+        if Path(name).name != name:
+            raise BundleError(f"{path}: {name!r} is not a file name of this bundle")
+        if not (path / name).is_file():
+            raise BundleError(f"{path}: {name} is missing")
+    for name, expected in files.items():
+        if (found := sha256_of(path / name)) != expected:
+            raise BundleError(
+                f"{path}: {name} has sha256 {found[:12]}…, the manifest says {expected[:12]}…"
+            )
 
 
 def fingerprint_of(

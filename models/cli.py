@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models import data_cli
+from models import data_cli, items_cli
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(data_cli.app)
+app.add_typer(items_cli.app, name="items")
 
 Events = Annotated[
     Path, typer.Option(help="CSV or Parquet: user_id, item_id, timestamp, a column per task.")
@@ -50,11 +51,25 @@ def train(
     events: Events,
     out: Annotated[Path, typer.Option(help="Folder of the bundle; replaced in one step.")],
     items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id, name, …")] = None,
+    stage: Annotated[
+        Literal["rank", "retrieval", "prerank"],
+        typer.Option(help="What for; the others take --ranker and read its records."),
+    ] = "rank",
+    ranker: Annotated[
+        Path | None, typer.Option(help="Bundle of the ranking model that a stage learns from.")
+    ] = None,
     family: Annotated[str, typer.Option(help=f"Kind of model: {', '.join(FAMILIES)}.")] = "marm",
     depth: Annotated[
         int | None, typer.Option(min=1, help="Attention layers.", show_default="4; din has 1")
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Events each layer sees.")] = 100,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Events each layer sees.",
+            show_default="100; retrieval 200, prerank 50",
+        ),
+    ] = None,
     width: Annotated[int, typer.Option(min=1, help="Numbers in a vector.")] = 64,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide the width.")] = 4,
     summary: Annotated[
@@ -93,6 +108,13 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the events, at most.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a stage's training.", show_default="300")
+    ] = None,
+    index: Annotated[
+        Literal["exact", "faiss"],
+        typer.Option(help="How retrieval searches its items; faiss is an extra, for millions."),
+    ] = "exact",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     cache_dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
@@ -128,6 +150,24 @@ def train(
     from models.items import read_categories, read_names  # noqa: PLC0415
 
     names = read_names(items) if items else {}
+    if stage != "rank":
+        if ranker is None:
+            raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
+        if index != "exact" and stage != "retrieval":
+            raise UsageError("--index goes with --stage retrieval")
+        if epochs is not None:
+            raise UsageError("--epochs is for ranking: a stage learns for --steps")
+        told = _train_stage(
+            stage, ranker, events, items, out,
+            window=window, steps=steps, index=index,
+            seed=seed, holdout=holdout, name=name, version=version,
+        )  # fmt: skip
+        typer.echo(json.dumps(told) if as_json else out)
+        return
+    if index != "exact":
+        raise UsageError("--index goes with --stage retrieval")
+    if ranker is not None or steps is not None:
+        raise UsageError("--ranker and --steps go with --stage retrieval or --stage prerank")
     categories = read_categories(items) if items else None
     if family == "sim" and history is None:
         history = LONG_HISTORY
@@ -145,7 +185,7 @@ def train(
     spec = Spec(
         family=family,
         depth=default_depth(family) if depth is None else depth,
-        window=window,
+        window=100 if window is None else window,
         width=width,
         heads=heads,
         tasks=table.tasks,
@@ -189,6 +229,39 @@ def train(
     typer.echo(json.dumps(answer) if as_json else out)
 
 
+def _train_stage(
+    stage: str,
+    ranker: Path,
+    events: Path,
+    items: Path | None,
+    out: Path,
+    *,
+    name: str,
+    **options: Any,
+) -> dict[str, Any]:
+    from models.bundle import load_bundle  # noqa: PLC0415
+    from models.events import read_events  # noqa: PLC0415
+    from models.items import read_features  # noqa: PLC0415
+
+    loaded = load_bundle(ranker)
+    table = read_events(events, loaded.spec.tasks)
+    categories = read_features(items) if items else {}
+    _share_the_cores()
+    from models.stage_course import run_stage_course  # noqa: PLC0415  (torch from here on)
+
+    bundle = run_stage_course(
+        table, loaded, stage, out, categories,
+        name=None if name == "marmot" else name, **options,
+    )  # fmt: skip
+    return {
+        "bundle": str(out),
+        "fingerprint": bundle.fingerprint,
+        "reads": bundle.reads,
+        "metrics": bundle.manifest["metrics"],
+        "trained_on": bundle.manifest["trained_on"],
+    }
+
+
 @app.command(
     epilog="Example: marmot score --bundle var/bundle --events events.csv --requests r.jsonl"
 )
@@ -199,15 +272,18 @@ def score(
     requests: Annotated[
         Path, typer.Option(help='Lines of {"user_id", "candidates", "timestamp"}.')
     ],
+    ranker: Annotated[
+        Path | None, typer.Option(help="The ranking model that a stage's bundle reads.")
+    ] = None,
 ) -> None:
     """Score requests the slow, trusted way: PyTorch over whole timelines, no cache, no ONNX."""
     from models.progress import bar  # noqa: PLC0415
     from models.requests import read_requests  # noqa: PLC0415
 
     loaded, table = _open(bundle, events)
-    from models.reference import Reference  # noqa: PLC0415
+    reference, tasks = _reference(loaded, ranker, table)
+    import numpy as np  # noqa: PLC0415
 
-    reference = Reference.of(loaded, table)
     asked = list(read_requests(requests))  # all of them are good before one is answered
     with bar("scoring") as advance:
         for done, request in enumerate(asked, 1):
@@ -216,8 +292,8 @@ def score(
                 "user_id": request.user_id,
                 "candidates": request.candidates,
                 "scores": {
-                    task: [float(value) for value in scores[:, column]]
-                    for column, task in enumerate(loaded.spec.tasks)
+                    task: [None if np.isnan(value) else float(value) for value in scores[:, column]]
+                    for column, task in enumerate(tasks)
                 },
             }
             sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
@@ -264,6 +340,8 @@ def evaluate(
     if url is not None and via != "http":
         raise UsageError(f"--url goes with --via http, not with --via {via}")
     loaded, table = _open(bundle, events)
+    if loaded.spec.stage != "rank":
+        raise UsageError(f"{bundle} is a {loaded.spec.stage} model: evaluate takes one that ranks")
     trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
     share = trained if holdout is None else holdout
     if catalogue is None:
@@ -455,6 +533,23 @@ def _share_the_cores() -> None:
     They spin by default, which made a step eight times slower beside other work on two cores.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _reference(
+    loaded: Bundle, ranker: Path | None, table: EventTable
+) -> tuple[Any, tuple[str, ...]]:
+    """What scores the slow way, and the tasks it scores."""
+    from models.bundle import load_bundle  # noqa: PLC0415
+    from models.reference import Reference  # noqa: PLC0415
+
+    if loaded.spec.stage == "rank":
+        return Reference.of(loaded, table), loaded.spec.tasks
+    if ranker is None:
+        raise UsageError(f"a {loaded.spec.stage} bundle takes --ranker: the bundle that it reads")
+    from models.stage_reference import StageReference  # noqa: PLC0415
+
+    reference = StageReference(loaded, load_bundle(ranker), table)
+    return reference, reference.tasks
 
 
 def _open(bundle: Path, events: Path) -> tuple[Bundle, EventTable]:

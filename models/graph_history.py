@@ -68,18 +68,11 @@ def memories(
     S is a whole number of vectors: masked tokens, the null token, and history. `more_keys` are
     tables (depth, rows, wide) and the row (N,) of each event that is added to its keys.
     """
-    depth = w.spec.depth
+    depth = w.spec.layers
     if not depth:
         return ()
     items = g.add("Reshape", past.items, g.ints(-1))  # (N,) of all requests
-    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
-    if past.records is not None:
-        cached = g.add("Reshape", past.records, g.ints(-1, w.spec.hidden_depths, w.width))
-        cached = g.add("Transpose", cached, perm=[1, 0, 2])
-        known = g.add("Concat", known, cached, axis=0)  # (depth, N, width)
-    elif depth > 1:
-        unit = g.add("Expand", normalised(w, g, known), g.ints(depth - 1, 1, 1))
-        known = g.add("Concat", known, unit, axis=0)
+    known = _known(w, g, items, past.records)
     fed = Fed.of(w, g, items, past.feedback)
     timed = g.add("Mul", g.add("Reshape", bucket, g.ints(-1)), g.constant(3, "int32"))
     states = (g.add("Add", timed, fed.states[0]), *fed.states[1:])
@@ -104,6 +97,22 @@ def memories(
 
     leading_keys, leading_values = w.leading(VECTOR)
     return zip(by_layer(leading_keys, keys), by_layer(leading_values, values), strict=True)
+
+
+def _known(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) -> str:
+    """What each layer knows of N events before their feedback: (layers, N, width)."""
+    if records is not None and w.spec.stage == "prerank":
+        deepest = g.add("Gather", records, g.ints(w.spec.hidden_depths - 1), axis=2)
+        return g.add("Reshape", deepest, g.ints(1, -1, w.width))
+    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
+    if records is not None:
+        cached = g.add("Reshape", records, g.ints(-1, w.spec.hidden_depths, w.width))
+        cached = g.add("Transpose", cached, perm=[1, 0, 2])
+        return g.add("Concat", known, cached, axis=0)
+    if w.spec.layers > 1:
+        unit = g.add("Expand", normalised(w, g, known), g.ints(w.spec.layers - 1, 1, 1))
+        known = g.add("Concat", known, unit, axis=0)
+    return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from models.graph import GraphBuilder
 from models.graph_norm import normalised
 from models.graph_weights import GraphWeights, as_array
+from models.ranking_model import Scorer
 
 #: The middle of a feed-forward block at some depth: (N, width) to (N, 2 width).
 Inner = Callable[[int, str], str]
@@ -89,7 +91,7 @@ class Targets:
 
         The tasks come first, because a single row by a matrix is what the runtime has a kernel for.
         """
-        g, model = self.g, self.w.model
+        g, model = self.g, cast("Scorer", self.w.model)
         found, outputs = self.layers[depth]
         matched = g.add("Mul", self.start, found)
         for seen, weights in ((outputs, model.heads), (found, model.lean), (matched, model.match)):

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from models.attention import MASKED, TargetAttention
-from models.ranking_model import RankingModel
+from models.ranking_model import Scorer
+from models.reader import Reader
 
 Array = np.ndarray[Any, Any]
 
@@ -23,7 +24,7 @@ class GraphWeights:
     head, in which every query holds a 1 and every key its bias.
     """
 
-    def __init__(self, model: RankingModel) -> None:
+    def __init__(self, model: Reader) -> None:
         self.model = model
         self.spec = model.spec
         self.width = model.spec.width
@@ -32,7 +33,6 @@ class GraphWeights:
         self.wide = model.spec.width + model.spec.heads
         self.tasks = len(model.spec.tasks)
         self.embedding = as_array(model.embedding.weight)
-        self.item_bias = as_array(model.item_bias.weight)
         self.expectation = as_array(model.expectation)
         layers = model.layers
         self.key = np.array([as_array(layer.key.weight).T for layer in layers])
@@ -41,6 +41,10 @@ class GraphWeights:
         # (depth, tasks, 3, width): what each state of feedback adds.
         self.key_states = np.array([as_array(layer.feedback_key) for layer in layers])
         self.value_states = np.array([as_array(layer.feedback_value) for layer in layers])
+
+    @cached_property
+    def item_bias(self) -> Array:
+        return as_array(cast("Scorer", self.model).item_bias.weight)
 
     @cached_property
     def null_key(self) -> Array:
@@ -78,7 +82,7 @@ class GraphWeights:
         (depth, buckets * 3, wide), row 3 bucket + state, then (depth, 3, wide) for each other.
         """
         first, *others = np.moveaxis(self.widened(self.key_states), 1, 0)
-        gaps = np.array([self.gaps(depth) for depth in range(self.spec.depth)])
+        gaps = np.array([self.gaps(depth) for depth in range(self.spec.layers)])
         bias = self.widened(np.zeros((*gaps.shape[:2], self.width), np.float32), gaps[..., None])
         both = bias[:, :, None] + first[:, None]
         return [both.reshape(len(both), -1, self.wide), *others]
@@ -88,7 +92,7 @@ class GraphWeights:
 
         (depth, rows, wide) and (depth, rows, width).
         """
-        nothing = np.zeros((self.spec.depth, rows - 1, self.width), np.float32)
+        nothing = np.zeros((self.spec.layers, rows - 1, self.width), np.float32)
         keys = [self.widened(nothing, MASKED), self.widened(self.null_key)]
         return np.concatenate(keys, axis=1), np.concatenate([nothing, self.null_value], axis=1)
 

@@ -21,11 +21,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         f"{spec.heads} heads, time gap {'on' if spec.time_gap else 'off'}",
         "tasks": ", ".join(spec.tasks),
         "items": len(bundle.vocabulary),
-        "receptive field": f"{spec.receptive_field} events",
-        **_searched(spec),
-        **_cached(spec),
+        **(_read(bundle) if bundle.reads else _kept(spec)),
         "a request reads": f"{spec.reads} events" + _records(spec),
-        "a request runs": f"rank.onnx: {work.per_request:,} multiply-adds at a full window",
+        "a request runs": f"{spec.graphs[0]}.onnx: {work.per_request:,} multiply-adds "
+        "at a full window",
         "per candidate": f"{work.per_candidate:,} more",
         "metrics": bundle.manifest["metrics"],
         "trained on": bundle.manifest["trained_on"],
@@ -40,6 +39,18 @@ def _searched(spec: Spec) -> dict[str, str]:
         "searches": f"{spec.search} of the newest {spec.history:,} events for each {each}, "
         f"by {spec.search_by}"
     }
+
+
+def _kept(spec: Spec) -> dict[str, str]:
+    return {
+        "receptive field": f"{spec.receptive_field} events",
+        **_searched(spec),
+        **_cached(spec),
+    }
+
+
+def _read(bundle: Bundle) -> dict[str, str]:
+    return {"stage": bundle.spec.stage, "reads the records of": str(bundle.reads)}
 
 
 def _cached(spec: Spec) -> dict[str, str]:

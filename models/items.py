@@ -52,6 +52,30 @@ def _column(path: Path, columns: Sequence[str]) -> dict[str, str] | None:
     return {item_id: cell for item_id, cell in zip(ids, cells, strict=True) if item_id and cell}
 
 
+def read_features(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Item id to its categories as (column, value): every column but the name and fractions."""
+    table = _table(path)
+    if "item_id" not in table.column_names:
+        raise ItemsError(f"{path}: there is no column item_id")
+    found: dict[str, list[tuple[str, str]]] = {}
+    ids = table["item_id"].cast(pa.string()).to_pylist()
+    for item_id in ids:
+        if item_id:
+            found[item_id] = []
+    for name in table.column_names:
+        kind = table.schema.field(name).type
+        if name in {"item_id", *NAME_COLUMNS} or pa.types.is_floating(kind):
+            continue
+        try:
+            values = table[name].cast(pa.string()).to_pylist()
+        except pa.ArrowException as error:
+            raise ItemsError(f"{path}: the column {name} is no category: {error}") from error
+        for item_id, cell in zip(ids, values, strict=True):
+            if item_id and cell:
+                found[item_id] += [(name, value) for value in cell.split("|") if value]
+    return found
+
+
 def _table(path: Path) -> pa.Table:
     try:
         if path.read_bytes()[:4] == b"PAR1":

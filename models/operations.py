@@ -18,12 +18,18 @@ class Operations(NamedTuple):
 
 def operations(spec: Spec) -> Operations:
     """Of one request to a model of this shape."""
-    return COUNTS[spec.family](spec)
+    return _retrieval(spec) if spec.stage == "retrieval" else COUNTS[spec.family](spec)
+
+
+def _retrieval(spec: Spec) -> Operations:
+    # One target for the user; a candidate is any item of the table.
+    history, target = _marm(spec)
+    return Operations(history + target + 2 * spec.depth * spec.width * (spec.width + 1), spec.width)
 
 
 def _marm(spec: Spec) -> Operations:
     if not spec.search:
-        return Operations(spec.depth * spec.window * _token(spec), spec.depth * _target(spec))
+        return Operations(spec.layers * spec.window * _token(spec), spec.layers * _target(spec))
     # Of what a search by category finds, once for each category asked for; or of everything.
     target = _target(spec, spec.attends if spec.finds_first else spec.search)
     looks = 0 if spec.finds_first else spec.history * spec.width

@@ -3,65 +3,61 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.attention import MASKED, Layer, TargetAttention, gap_buckets
-from models.gap_bias import gap_bias
+from models.attention import TargetAttention
+from models.reader import History, Reader
 from models.search import NO_CATEGORY, found_by_category, newest
-from models.spec import TIME_GAP_EDGES_S, Spec
+from models.spec import Spec
+
+__all__ = ["History", "RankingModel", "Scorer"]
 
 #: Targets that are computed at once; none of them sees another.
 MOST_AT_ONCE = 2_000
 
 
-class History(NamedTuple):
-    """What a target can see: events in time order, R of them.
+class Scorer(Reader, ABC):
+    """A reader whose targets are items, and a read-out of every layer."""
 
-    items int64 (B, R); timestamps int64 seconds (B, R); feedback int8 (B, R, tasks), -1 unknown;
-    records float32 (B, R, cached depths, width): outputs of depth 1 …; summary float32
-    (B, tokens, width) of the first `covered` events, int64 (B,), in the families that have one.
-    """
+    def __init__(self, spec: Spec, items: int, *, dropout: float = 0.0) -> None:
+        super().__init__(spec, items, dropout=dropout)
+        tasks = len(spec.tasks)
+        self.item_bias = nn.Embedding(items + spec.fallback_rows, tasks)
+        self.heads = nn.Parameter(torch.zeros(spec.layers, spec.width, tasks))
+        self.match = nn.Parameter(torch.zeros(spec.layers, spec.width, tasks))
+        self.lean = nn.Parameter(torch.zeros(spec.layers, spec.width, tasks))
 
-    items: Tensor
-    timestamps: Tensor
-    feedback: Tensor
-    records: Tensor
-    summary: Tensor | None = None
-    covered: Tensor | None = None
+    @abstractmethod
+    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
+        """Logits of candidates from what a request reads.
+
+        candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,
+        those later than the timestamp unseen. Returns (B, C, tasks).
+        """
+
+    def _read_out(self, depth: int, start: Tensor, found: Tensor, outputs: Tensor) -> Tensor:
+        """One layer's share of the logits: its output, what it found, and how the item matches."""
+        matched = (start * found) @ self.match[depth]
+        return outputs @ self.heads[depth] + found @ self.lean[depth] + matched
 
 
-class RankingModel(nn.Module, ABC):
-    """Item tables, layers of target attention, and a read-out of every layer.
+class RankingModel(Scorer):
+    """A scorer of whole timelines.
 
     `forward_full` computes whole timelines at once; `forward_cached` computes candidates from
     what a request reads, as `rank.onnx` does. They are the same function.
     """
 
     def __init__(self, spec: Spec, items: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.spec = spec
-        self.items = items
-        rows, tasks = items + spec.fallback_rows, len(spec.tasks)
-        self.embedding = nn.Embedding(rows, spec.width)
-        self.item_bias = nn.Embedding(rows, tasks)
-        layers = nn.ModuleList(self._layer(depth, dropout) for depth in range(spec.depth))
-        self.layers = cast("Sequence[Layer]", layers)
-        self.heads = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
-        self.match = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
-        self.lean = nn.Parameter(torch.zeros(spec.depth, spec.width, tasks))
-        # What an item gets from anyone: the label's mean over the training events, per task.
-        self.expectation: Tensor
-        self.register_buffer("expectation", torch.full((rows, tasks), 0.5))
+        super().__init__(spec, items, dropout=dropout)
         # Which items a search by category takes for alike; scores hang on it, so weights hold it.
         self.categories: Tensor
         if spec.finds_first:
+            rows = items + spec.fallback_rows
             self.register_buffer("categories", torch.full((rows,), NO_CATEGORY))
-        self.edges_s: Tensor
-        self.register_buffer("edges_s", torch.tensor(TIME_GAP_EDGES_S), persistent=False)
 
     @abstractmethod
     def forward_targets(
@@ -93,14 +89,6 @@ class RankingModel(nn.Module, ABC):
         As `forward_targets`; the event at position i sees what is before visible[i] <= i.
         """
         return self.forward_targets(items, timestamps, feedback, items, visible, asked_at)
-
-    @abstractmethod
-    def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
-        """Logits of candidates from what a request reads.
-
-        candidates int64 (B, C); timestamp int64 (B,); at most `spec.reads` events of history,
-        those later than the timestamp unseen. Returns (B, C, tasks).
-        """
 
     @abstractmethod
     def answer(
@@ -197,38 +185,3 @@ class RankingModel(nn.Module, ABC):
 
     def begin(self, n_factors: int, generator: torch.Generator) -> None:
         """Sets what only some families have, where training starts; the rest is set already."""
-
-    def _layer(self, depth: int, dropout: float) -> Layer:
-        spec, tasks = self.spec, len(self.spec.tasks)
-        return TargetAttention(
-            spec.width, spec.heads, tasks, time_gap=spec.time_gap, dropout=dropout
-        )
-
-    def _unseen(self, ends: Tensor, position: Tensor) -> Tensor:
-        """True where an event lies outside the window of `window` events before `ends`."""
-        return (position >= ends) | (position < ends - self.spec.window)
-
-    def _biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
-        """Per layer the bias of each target with the null key and each event.
-
-        Each is (B, heads or 1, targets, 1 + events).
-        """
-        if not self.spec.time_gap or not self.spec.depth:
-            wall = torch.where(masked, MASKED, 0.0)[:, None]
-            return (nn.functional.pad(wall, (1, 0)),) * self.spec.depth
-        # Row 0 hides, the last one is the null key's.
-        bias = torch.cat([layer.gap_bias for layer in self.layers], dim=1)[1:]
-        table = nn.functional.pad(bias, (0, 0, 1, 0), value=MASKED)
-        table = nn.functional.pad(table, (0, 0, 0, 1))  # (buckets + 1, depth * heads)
-        buckets = gap_buckets(gaps_s, self.edges_s).masked_fill(masked, 0)
-        buckets = nn.functional.pad(buckets, (1, 0), value=len(table) - 1)
-        return tuple(gap_bias(part, buckets) for part in table.split(self.spec.heads, dim=1))
-
-    def _prior(self, items: Tensor) -> Tensor:
-        """Logit of what each item gets from anyone: (B, R, tasks)."""
-        return torch.logit(nn.functional.embedding(items, self.expectation))
-
-    def _read_out(self, depth: int, start: Tensor, found: Tensor, outputs: Tensor) -> Tensor:
-        """One layer's share of the logits: its output, what it found, and how the item matches."""
-        matched = (start * found) @ self.match[depth]
-        return outputs @ self.heads[depth] + found @ self.lean[depth] + matched

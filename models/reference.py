@@ -29,13 +29,13 @@ def load_model(bundle: Bundle) -> RankingModel:
     model = MODELS[bundle.spec.family](bundle.spec, len(bundle.vocabulary))
     file = bundle.file("weights.safetensors")
     weights = safetensors.torch.load_file(file)
-    if differences := _differences(model.state_dict(), weights):
-        raise BundleError(f"{file} does not fit this version of Marmot: {'; '.join(differences)}")
+    if wrong := differences(model.state_dict(), weights):
+        raise BundleError(f"{file} does not fit this version of Marmot: {'; '.join(wrong)}")
     model.load_state_dict(weights)
     return model.eval()
 
 
-def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """What is missing, not known, or of another shape, each by its name."""
     missing = [f"{name} is missing" for name in wanted if name not in found]
     unknown = [f"{name} is not known" for name in sorted(found) if name not in wanted]

@@ -12,9 +12,22 @@ from models.family import FAMILIES, Family
 
 CACHE_DTYPES = ("float32", "float16", "int8")
 SEARCHES = ("category", "attention")
+#: What a model is for, and the graphs of those that only read another's records.
+STAGES: dict[str, tuple[str, ...]] = {
+    "rank": (),
+    "retrieval": ("retrieve",),
+    "prerank": ("prerank",),
+}
 
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
-OPTIONAL = {"history": 0, "search": 0, "search_by": "category", "summary": 0, "refresh_events": 0}
+OPTIONAL = {
+    "history": 0,
+    "search": 0,
+    "search_by": "category",
+    "summary": 0,
+    "refresh_events": 0,
+    "stage": "rank",
+}
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
@@ -46,6 +59,9 @@ class Spec:
     A family that summarises has `summary` tokens for the first events of a timeline of up to
     `history`, in whole steps of `refresh_events`; the window covers the rest. 0 means the
     family's usual there, and is all that other families may say.
+
+    The `stage` of most models is to rank. One for retrieval or pre-ranking keeps the shape of the
+    ranking model whose records it reads, except for `window`: how many of them it reads.
     """
 
     family: str = "marm"
@@ -63,6 +79,7 @@ class Spec:
     search_by: str = "category"
     summary: int = 0
     refresh_events: int = 0
+    stage: str = "rank"
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -93,13 +110,8 @@ class Spec:
         self._settle_summary()
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
-        if self.search_by not in SEARCHES:
-            raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
-        if not self.kind.summary and bool(self.search) != bool(self.history):
-            raise SpecError("history and search go together: how far back, and how many events")
-        if self.search and not self.kind.can_search:
-            searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
-            raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
+        self._check_search()
+        self._check_stage()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
 
@@ -118,9 +130,36 @@ class Spec:
         if self.history < self.window:
             raise SpecError(f"history {self.history} is less than the window of {self.window}")
 
+    def _check_search(self) -> None:
+        if self.search_by not in SEARCHES:
+            raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
+        if not self.kind.summary and bool(self.search) != bool(self.history):
+            raise SpecError("history and search go together: how far back, and how many events")
+        if self.search and not self.kind.can_search:
+            searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
+            raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
+
+    def _check_stage(self) -> None:
+        if self.stage not in STAGES:
+            raise SpecError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
+        if self.stage != "rank" and not (self.kind.is_cached and self.kind.is_recursive):
+            raise SpecError(
+                f"the family {self.family} caches no records that {self.stage} could read"
+            )
+
     @property
     def kind(self) -> Family:
         return FAMILIES[self.family]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """What its bundle must hold."""
+        return STAGES[self.stage] or self.kind.graphs
+
+    @property
+    def layers(self) -> int:
+        """Attention layers of its own; pre-ranking has one, over the deepest records."""
+        return min(1, self.depth) if self.stage == "prerank" else self.depth
 
     @property
     def hidden_depths(self) -> int:
@@ -155,7 +194,8 @@ class Spec:
         """Newest events that a request reads: all that move a score, or one window of records."""
         if self.search:
             return self.history
-        return self.window if self.cached_depths or self.summary else self.receptive_field
+        is_window = self.cached_depths or self.summary or self.stage != "rank"
+        return self.window if is_window else self.receptive_field
 
     @property
     def attends(self) -> int:

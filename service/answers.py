@@ -45,6 +45,41 @@ class RankResponse(BaseModel):
     degraded: list[str]
 
 
+class RetrieveResponse(BaseModel):
+    """Items as text, best first, with their scores."""
+
+    user_id: int | str
+    model: ModelName
+    items: list[str]
+    scores: list[float]
+    cache: CacheReport
+    degraded: list[str]
+
+
+class PrerankResponse(RankResponse):
+    """As ranking answers, from the pre-ranking model."""
+
+
+class Stage(BaseModel):
+    """What a stage of the chain took, and how many items it looked at."""
+
+    stage: Literal["fetch", "retrieve", "prerank", "rank"]
+    ms: float
+    items: int | None = None
+
+
+class RecommendResponse(BaseModel):
+    """Items as text, best first, with the ranking model's scores aligned, and the stages' times."""
+
+    user_id: int | str
+    model: ModelName
+    items: list[str]
+    scores: dict[str, list[float]]
+    stages: list[Stage]
+    cache: CacheReport
+    degraded: list[str]
+
+
 class ExplainedEvent(BaseModel):
     """An event and its effect: the score with it minus the score without, by candidate."""
 

@@ -34,6 +34,7 @@ from service.routes import (
     models,
     playground,
     rank,
+    stages,
     status,
     users,
 )
@@ -42,6 +43,7 @@ from service.settings import Settings
 
 ROOMS = (
     rank,
+    stages,
     explain,
     events,
     users,

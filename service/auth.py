@@ -34,6 +34,12 @@ LOOK_AGAIN_S = 1.0
 _LINE = re.compile(r"(\S+)\s+([a-z,]+)\s+sha256:([0-9a-f]{64})(?:\s+rps=([0-9.]+))?")
 
 
+#: What takes the scope `rank`, besides everything below /v2.
+RANKING = frozenset(
+    {"/v1/rank", "/v1/rank:batch", "/v1/retrieve", "/v1/prerank", "/v1/recommend", "/v2"}
+)
+
+
 class Scope(StrEnum):
     """What a key may be good for; none contains another."""
 
@@ -197,7 +203,7 @@ class Guard:
             return None if self._open_metrics else Scope.READ
         if method == "DELETE" or (method == "POST" and path.startswith("/v1/models")):
             return Scope.ADMIN
-        if path in {"/v1/rank", "/v1/rank:batch", "/v2"} or path.startswith("/v2/"):
+        if path in RANKING or path.startswith("/v2/"):
             return Scope.RANK
         return Scope.EVENTS if path == "/v1/events" else Scope.READ
 

@@ -52,6 +52,14 @@ def serve(
         Path | None,
         typer.Option(help="Folder of bundles that POST /v1/models may load.", show_default="none"),
     ] = None,
+    retrieval: Annotated[
+        Path | None,
+        typer.Option(help="Bundle for /v1/retrieve and /v1/recommend.", show_default="none"),
+    ] = None,
+    prerank: Annotated[
+        Path | None,
+        typer.Option(help="Bundle for /v1/prerank and the chain.", show_default="none"),
+    ] = None,
     cache: Store = None,
     keep: Keep = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
@@ -121,6 +129,8 @@ def serve(
         "bundle": bundle,
         "bundle_key": bundle_key,
         "models_dir": models_dir,
+        "retrieval": retrieval,
+        "prerank": prerank,
         "cache": cache,
         "keep": keep,
         "host": host,

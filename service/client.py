@@ -43,6 +43,10 @@ DEADLINE_S = 10.0
 AGAIN = frozenset({429, 502, 503})
 
 
+#: Options of a call that are not in its body.
+HOW = ("deadline_s", "traceparent", "tracestate")
+
+
 class MarmotError(Exception):
     """A call that came to no answer."""
 
@@ -110,6 +114,16 @@ class RankCallOptions(RankOptions, CallOptions, total=False):
     """Both."""
 
 
+class StageCallOptions(CallOptions, total=False):
+    """What a call for items may say besides the user."""
+
+    k: int
+    exclude_seen: bool
+    timestamp: int
+    history: Sequence[Event]
+    min_version: int
+
+
 class CacheReport(TypedDict):
     """What the cache had to do with an answer."""
 
@@ -139,6 +153,29 @@ class Problem(TypedDict):
     title: str
     status: int
     detail: str
+
+
+class RetrieveAnswer(TypedDict):
+    """Items as text, best first, with their scores."""
+
+    user_id: Id
+    model: dict[str, str]
+    items: list[str]
+    scores: list[float]
+    cache: CacheReport
+    degraded: list[str]
+
+
+class RecommendAnswer(TypedDict):
+    """Items as text, best first, with scores by task, and what each stage took."""
+
+    user_id: Id
+    model: dict[str, str]
+    items: list[str]
+    scores: dict[str, list[float]]
+    stages: list[dict[str, Any]]
+    cache: CacheReport
+    degraded: list[str]
 
 
 class EventResult(TypedDict, total=False):
@@ -298,6 +335,20 @@ class Client:
         """`POST /v1/rank:batch`: an answer or a `problem` for each."""
         return self._do(_rank_batch(requests, options))
 
+    def retrieve(self, user_id: Id, **options: Unpack[StageCallOptions]) -> RetrieveAnswer:
+        """`POST /v1/retrieve`: the best `k` items of the whole catalogue."""
+        return self._do(_retrieve(user_id, options))
+
+    def prerank(
+        self, user_id: Id, candidates: Sequence[Id], **options: Unpack[RankCallOptions]
+    ) -> RankAnswer:
+        """`POST /v1/prerank`: many candidates, scored roughly."""
+        return self._do(_rank(user_id, candidates, options, "prerank"))
+
+    def recommend(self, user_id: Id, **options: Unpack[StageCallOptions]) -> RecommendAnswer:
+        """`POST /v1/recommend`: retrieve, pre-rank and rank in one."""
+        return self._do(_recommend(user_id, options))
+
     def events(
         self, events: Sequence[UserEvent], **options: Unpack[CallOptions]
     ) -> list[EventResult]:
@@ -365,6 +416,20 @@ class AsyncClient:
         """`POST /v1/rank:batch`: an answer or a `problem` for each."""
         return await self._do(_rank_batch(requests, options))
 
+    async def retrieve(self, user_id: Id, **options: Unpack[StageCallOptions]) -> RetrieveAnswer:
+        """`POST /v1/retrieve`: the best `k` items of the whole catalogue."""
+        return await self._do(_retrieve(user_id, options))
+
+    async def prerank(
+        self, user_id: Id, candidates: Sequence[Id], **options: Unpack[RankCallOptions]
+    ) -> RankAnswer:
+        """`POST /v1/prerank`: many candidates, scored roughly."""
+        return await self._do(_rank(user_id, candidates, options, "prerank"))
+
+    async def recommend(self, user_id: Id, **options: Unpack[StageCallOptions]) -> RecommendAnswer:
+        """`POST /v1/recommend`: retrieve, pre-rank and rank in one."""
+        return await self._do(_recommend(user_id, options))
+
     async def events(
         self, events: Sequence[UserEvent], **options: Unpack[CallOptions]
     ) -> list[EventResult]:
@@ -399,16 +464,34 @@ class AsyncClient:
                 outcome = error
 
 
-def _rank(user_id: Id, candidates: Sequence[Id], options: RankCallOptions) -> _Call[RankAnswer]:
+def _rank(
+    user_id: Id, candidates: Sequence[Id], options: RankCallOptions, stage: str = "rank"
+) -> _Call[RankAnswer]:
     given = dict(options)
-    how = {
-        name: given.pop(name)
-        for name in ("deadline_s", "traceparent", "tracestate")
-        if name in given
-    }
+    how = {name: given.pop(name) for name in HOW if name in given}
     body = {"user_id": user_id, "candidates": list(candidates), **given}
     read = cast("Callable[[httpx.Response], RankAnswer]", httpx.Response.json)
-    return _Call("POST", "/v1/rank", read, body, tells_deadline=True, **cast("CallOptions", how))
+    path = f"/v1/{stage}"
+    return _Call("POST", path, read, body, tells_deadline=True, **cast("CallOptions", how))
+
+
+def _retrieve(user_id: Id, options: StageCallOptions) -> _Call[RetrieveAnswer]:
+    read = cast("Callable[[httpx.Response], RetrieveAnswer]", httpx.Response.json)
+    return _items("/v1/retrieve", read, user_id, options)
+
+
+def _recommend(user_id: Id, options: StageCallOptions) -> _Call[RecommendAnswer]:
+    read = cast("Callable[[httpx.Response], RecommendAnswer]", httpx.Response.json)
+    return _items("/v1/recommend", read, user_id, options)
+
+
+def _items(
+    path: str, read: Callable[[httpx.Response], T], user_id: Id, options: StageCallOptions
+) -> _Call[T]:
+    given = dict(options)
+    how = {name: given.pop(name) for name in HOW if name in given}
+    body = {"user_id": user_id, **given}
+    return _Call("POST", path, read, body, tells_deadline=True, **cast("CallOptions", how))
 
 
 def _rank_batch(

@@ -13,6 +13,7 @@ ServiceError                    exit code 1 on the command line
     ├── UnknownModel        422 no loaded bundle is called that
     ├── NotFound            404
     ├── MethodNotAllowed    405
+    ├── NotLoaded           409 the service was started without this stage
     ├── BodyTimeout         408 the body did not arrive in time
     ├── Conflict            409 not as the models stand now
     ├── BodyTooLarge        413
@@ -153,6 +154,12 @@ class NotFound(Problem):
     """No resource at this path."""
 
     status, slug, title = 404, "not-found", "There is nothing at this path"
+
+
+class NotLoaded(Problem):
+    """A stage that this service was started without."""
+
+    status, slug, title = 409, "not-loaded", "No model for this stage is loaded"
 
 
 class MethodNotAllowed(Problem):

@@ -30,14 +30,18 @@ from service.lineage import Lineages, join
 from service.logging import log
 from service.metrics import Metrics
 from service.pace import COST_PER_MS
+from service.preranker import Preranker
 from service.ranker import Ranker
+from service.recommender import Recommender
 from service.recorder import Recorder
 from service.registry import Model, Registry
 from service.release import release
+from service.retriever import Retriever
 from service.rollouts import Rollouts
 from service.schemas import Limits
 from service.selftest import self_test, warm_up
 from service.settings import Settings
+from service.stage import check_stage
 from service.stale import Stale
 from service.status import Status
 from service.sweeper import Sweeper
@@ -70,6 +74,10 @@ class House:
     #: Who watches the status.
     feed: Feed = field(init=False)
     handout: Handout = field(init=False)
+    #: Stages before ranking; None where the service was started without one.
+    retrieval: Retriever | None = None
+    prerank: Preranker | None = None
+    recommender: Recommender | None = None
 
     def __repr__(self) -> str:
         state = "warm" if self.is_warm else "cold"
@@ -83,6 +91,9 @@ class House:
             max_events=settings.max_events,
             max_batch=settings.max_batch,
             max_explained=settings.max_explained,
+            max_retrieved=settings.max_retrieved,
+            max_preranked=settings.max_preranked,
+            max_recommended=settings.chain_preranked,
         )
         metrics = Metrics(settings.worker_metrics_dir)
         return cls(settings, metrics, limits, Drain(settings.drain_s))
@@ -172,8 +183,34 @@ class House:
         await warm_up(model)
         await self_test(model)
         await self._follow(stack, cache, model)
+        await self._add_stages(stack, model)
         stack.callback(self.drain.finish)
         self.drain.install()
+
+    async def _add_stages(self, stack: AsyncExitStack, ranker: Model) -> None:
+        """Opens the models before ranking, each on an engine of its own."""
+        settings, reception, metrics = self.settings, self.ranker.reception, self.metrics
+        if settings.prerank or settings.retrieval:
+            stack.enter_context(ranker.use)  # they read its records, whoever is active
+        if settings.prerank is not None:
+            model = open_model(settings, stack, metrics, stage="prerank", ranker=ranker)
+            await warm_up(model)
+            self.prerank = Preranker(model, ranker, reception)
+        if settings.retrieval is None:
+            return
+        model = open_model(settings, stack, metrics, stage="retrieval", ranker=ranker)
+        await warm_up(model)
+        self.retrieval = Retriever(model, ranker, reception, max_seen=settings.max_seen)
+        most = settings.chain_retrieved + settings.max_seen
+        self.recommender = Recommender(
+            self.retrieval,
+            self.prerank,
+            self.ranker,
+            await self.retrieval.find_for_anyone(most),
+            retrieved=settings.chain_retrieved,
+            preranked=settings.chain_preranked,
+            max_seen=settings.max_seen,
+        )
 
     def _stale(self, cache: Cache) -> Stale | None:
         settings = self.settings
@@ -212,22 +249,39 @@ class House:
             stack.push_async_callback(self.errands.close)
 
 
-def open_model(settings: Settings, stack: AsyncExitStack, metrics: Metrics | None = None) -> Model:
-    """The settings' bundle on an engine of its own, closed with the stack."""
-    model = make_model(settings, settings.bundle, metrics)
+def open_model(
+    settings: Settings,
+    stack: AsyncExitStack,
+    metrics: Metrics | None = None,
+    *,
+    stage: str = "rank",
+    ranker: Model | None = None,
+) -> Model:
+    """The settings' bundle of a stage on an engine of its own, closed with the stack."""
+    path = {"retrieval": settings.retrieval, "prerank": settings.prerank}.get(stage)
+    model = make_model(settings, path or settings.bundle, metrics, stage=stage, ranker=ranker)
     stack.push_async_callback(model.close)
     return model
 
 
-def make_model(settings: Settings, path: Path, metrics: Metrics | None = None) -> Model:
+def make_model(
+    settings: Settings,
+    path: Path,
+    metrics: Metrics | None = None,
+    *,
+    stage: str = "rank",
+    ranker: Model | None = None,
+) -> Model:
     """A bundle on an engine of its own; takes its time, and may be called on any thread."""
     try:
         bundle = load_bundle(path, key=settings.bundle_key)
     except BundleError as error:
         raise StartError(str(error)) from error
+    check_stage(bundle, stage, ranker.bundle if ranker else None)
     threads = settings.threads or threads_for(settings.workers)
-    has_buckets = settings.buckets == "on" or (
-        settings.buckets == "auto" and settings.provider.lower() != "cpu"
+    has_buckets = stage == "rank" and (
+        settings.buckets == "on"
+        or (settings.buckets == "auto" and settings.provider.lower() != "cpu")
     )
     engine = Engine(
         bundle,

@@ -40,10 +40,11 @@ class Job:
     queue_s: float = 0.0
     run_s: float = 0.0
     future: asyncio.Future[dict[str, Array]] | None = None
-    cost: int = field(init=False)
+    #: Query-key pairs; what runs over more than its sizes tell says how many.
+    cost: int = 0
 
     def __post_init__(self) -> None:
-        self.cost = cost_of(self.sizes) * (self.rows or 1)
+        self.cost = (self.cost or cost_of(self.sizes)) * (self.rows or 1)
 
     @property
     def is_gone(self) -> bool:

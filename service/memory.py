@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -26,7 +26,7 @@ from service.keeper import keep_rows
 from service.near import Near
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
-from service.schemas import RankRequest
+from service.schemas import UserRequest
 from service.shelves import Slots
 from service.stale import Stale
 from service.summaries import Adding, Summaries, fed
@@ -54,6 +54,8 @@ class Memory:
     version: int = 0
     written_at_s: float | None = None
     degraded: list[str] = field(default_factory=list)
+    #: Of every event that was asked for, oldest first: no fewer than have their record here.
+    item_ids: Sequence[str] = ()
     #: Which candidates go with which row of the feed, where search found them different events.
     slots: Slots | None = None
     #: What stands for the events before the newest ones, in the families that summarise.
@@ -74,6 +76,13 @@ class Memory:
         feed = {**history.feed(), **fields_of(rows), **(summary or {})}
         named["summary"] = summary
         return cls(state, len(history), feed, *rest, **named)
+
+    def newest(self, count: int) -> tuple[dict[str, Array], int]:
+        """What a graph reads of the newest `count` events, and how many there are."""
+        records = self.feed["items"].shape[-1]
+        if records <= count:
+            return self.feed, records
+        return {name: part[-count:] for name, part in self.feed.items()}, count
 
     def report(self, now_s: float) -> dict[str, Any]:
         """The `cache` of an answer."""
@@ -111,12 +120,34 @@ class Known:
 class Question:
     """A request with everything that was left open filled in."""
 
-    request: RankRequest
+    request: UserRequest
     user_id: str
     timestamp: int
     deadline: float
     model: Model
     timings: Timings
+    reads: int
+    """Newest events that are wanted with their records."""
+    events: int
+    """Newest events whose ids are wanted; no fewer."""
+
+    @property
+    def field(self) -> int:
+        """Newest events that can move the records that are wanted."""
+        spec = self.model.spec
+        return max(self.events, spec.receptive_field, self.reads + spec.cached_depths * spec.window)
+
+    def to(self, model: Model, *, deadline: float, timings: Timings) -> Question:
+        """The same to another model."""
+        reads = model.spec.reads
+        return replace(
+            self, model=model, deadline=deadline, timings=timings, reads=reads, events=reads
+        )
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether it wants what ranking reads, and no more."""
+        return self.reads == self.events == self.model.spec.reads
 
     def check_deadline(self) -> None:
         """Work nobody waits for is not begun."""
@@ -153,21 +184,21 @@ class Memories:
         model, request = question.model, question.request
         if request.history is not None:
             return await self._remember_inline(question)
-        key = (model.fingerprint, question.user_id)
+        key = (f"{model.fingerprint} {question.events}", question.user_id)
         known = self._near.get(key, self._clock())
         try:
             last = known.snapshot if known else None
-            snapshot = await self.fetch(question, model.spec.reads, last, may_be_old=True)
+            snapshot = await self.fetch(question, question.events, last, may_be_old=True)
             if request.min_version is not None and snapshot.version < request.min_version:
-                snapshot = await self.fetch(question, model.spec.reads)
+                snapshot = await self.fetch(question, question.events)
             if known is not None and snapshot is last:
                 return known.memory
-            if self._stale is not None and not model.spec.summary:
+            if self._stale is not None and question.is_usual and not model.spec.summary:
                 older = partial(self._fetch_older, question)
                 if found := await self._stale.find(model, snapshot, older):
                     return self._remember_older(question, found)
-            if not snapshot.valid.all() and not snapshot.complete:
-                snapshot = await self.fetch(question, model.spec.receptive_field)
+            if not snapshot.valid[-question.reads :].all() and not snapshot.complete:
+                snapshot = await self.fetch(question, question.field)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
         degraded = [QUARANTINED] if snapshot.quarantined else []
@@ -260,7 +291,7 @@ class Memories:
         lane: Lane = Lane.RANK,
     ) -> Memory:
         model = question.model
-        events, reads = len(snapshot.timeline), model.spec.reads
+        events, reads = len(snapshot.timeline), question.reads
         history = History.of(snapshot.timeline, model.bundle.vocabulary, model.spec.tasks)
         plan = plan_rebuild(
             snapshot.valid,
@@ -292,6 +323,7 @@ class Memories:
             snapshot.version,
             snapshot.written_at_s,
             degraded,
+            snapshot.timeline.item_ids,
         )
 
     async def _remember_summarised(
@@ -327,12 +359,12 @@ class Memories:
         model = question.model
         spec = model.spec
         timeline = Timeline.of(history_events(question.request.history or []))
-        timeline = timeline.upto(question.timestamp).last(spec.receptive_field)
+        timeline = timeline.upto(question.timestamp).last(question.field)
         history = History.of(timeline, model.bundle.vocabulary, spec.tasks)
         rows = np.zeros(len(history), spec.row)
         plan = plan_rebuild(
             np.zeros(len(history), np.bool_),
-            need_from=max(0, len(history) - spec.reads),
+            need_from=max(0, len(history) - question.reads),
             begins=True,
             spec=spec,
         )
@@ -341,13 +373,20 @@ class Memories:
                 plan, history, rows, batcher=model.batcher, spec=spec, lane=Lane.RANK,
                 deadline=question.deadline, timings=question.timings,
             )  # fmt: skip
-        newest = slice(max(0, len(history) - spec.reads), len(history))
+        newest = slice(max(0, len(history) - question.reads), len(history))
         summary = None
         if spec.summary:
             adding = Adding(model, Lane.RANK, question.deadline, question.timings)
             made = await adding.continued(None, timeline)
             summary = fed(spec, made.row if made else None, made.covers if made else 0)
-        return Memory.of("inline", history[newest], rows[newest], plan.count, summary=summary)
+        return Memory.of(
+            "inline",
+            history[newest],
+            rows[newest],
+            plan.count,
+            item_ids=timeline.item_ids,
+            summary=summary,
+        )
 
 
 def nothing_known(model: Model, state: str, degraded: list[str]) -> Memory:

@@ -73,7 +73,7 @@ class Metrics:
         )
         self._stages = Histogram(
             "marmot_stage_seconds",
-            "Time in one stage: cache, queue, run",
+            "Time in one stage: cache, queue, run; of a chain also retrieve, prerank, rank",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -229,6 +229,8 @@ class Metrics:
             self._stage_of["cache"].observe(timings.cache)
             self._stage_of["queue"].observe(timings.queue)
             self._stage_of["run"].observe(timings.run)
+        for stage, took in timings.stages.items():
+            self._stages.labels(stage).observe(took)
 
     def shadowed(self, version: str, outcome: str, apart: float | None) -> None:
         """A request was scored again by a version that answers nobody; how far apart they are."""

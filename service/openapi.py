@@ -16,8 +16,11 @@ from service.schemas import (
     ExplainRequest,
     LoadRequest,
     PostedEvent,
+    PrerankRequest,
     RankBatch,
     RankRequest,
+    RecommendRequest,
+    RetrieveRequest,
 )
 
 GUARDED = {"401": "No key", "403": "Another key", "429": "The key's own rate is used up"}
@@ -27,6 +30,7 @@ TIMEOUT = {
     "description": "How long the caller waits; the lesser of this and `deadline_ms` counts",
     "schema": {"type": "number", "minimum": 0},
 }
+STAGES = ("/v1/retrieve", "/v1/prerank", "/v1/recommend")
 REF = "#/components/schemas/{model}"
 
 
@@ -39,7 +43,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     described_here = (
         RankRequest, RankBatch, ExplainRequest, EventBatch, InferenceRequest, LoadRequest,
-        Activation, ProblemBody,
+        Activation, ProblemBody, RetrieveRequest, PrerankRequest, RecommendRequest,
     )  # fmt: skip
     models = [(model, "validation") for model in described_here]
     _, described = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
@@ -53,7 +57,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "$ref": REF.format(model="RankRequest")
     }
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for path in ("/v1/rank", "/v1/rank:batch", "/v1/events"):
+    for path in ("/v1/rank", "/v1/rank:batch", "/v1/events", *STAGES):
         document["paths"][path]["post"].setdefault("parameters", []).append(TIMEOUT)
     for path, operations in document["paths"].items():
         if "/health/" not in path:

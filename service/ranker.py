@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,11 +15,11 @@ from service.caller import Caller
 from service.chores import Chores
 from service.features import Candidates
 from service.job import Array, Job, Lane
-from service.memory import Memories, Memory, Question
+from service.memory import Memory, Question
 from service.metrics import Metrics
+from service.reception import Reception
 from service.registry import Model, Registry
 from service.schemas import RankRequest
-from service.searching import Searcher
 from service.shadow import Scored, Shadow
 from service.stale import Stale
 from service.timings import Timings
@@ -46,37 +44,35 @@ class Ranker:
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memories = Memories(
+        #: Where every stage of this process asks about users.
+        self.reception = Reception(
             cache,
             chores,
-            clock,
+            default_deadline_ms=default_deadline_ms,
             near_bytes=near_bytes,
             fetch_s=fetch_s,
             stale=stale,
             on_stale=self._measure_stale,
             refresh_s=refresh_s,
-        )
-        self._searcher = Searcher(
-            self._memories, cache, chores, clock, near_bytes=near_bytes, fetch_s=fetch_s
+            clock=clock,
         )
         self._registry = registry
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
         self._truth = truth
-        self._clock = clock
         self._shadow = Shadow(metrics)
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
         """The answer to a request."""
-        question = self._understand(request, timings)
-        split, model = self._registry.split, question.model
-        question.check_deadline()
+        version = request.model.version if request.model else None
+        model, split = self._registry.pick(version, str(request.user_id)), self._registry.split
+        question = self.reception.understand(request, model, timings)
         if model is not split.active:  # the door asked about that one
             model.admission.check(timings, model.use.count)
         with model.use:
-            memory, candidates, scores = await self._answer(question, caller)
+            memory, candidates, scores = await self._answer(question, request.candidates, caller)
         question.check_deadline()
-        report = memory.report(self._clock())
+        report = memory.report(self.reception.now_s)
         order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         # Counted when the answer has gone: the loop writes at the end of its turn.
         asyncio.get_running_loop().call_soon(
@@ -96,7 +92,9 @@ class Ranker:
             )  # fmt: skip
         if split.shadows:
             answer = Scored.of(model.spec.tasks, scores, memory.degraded)
-            self._shadow.follow(split, answer, partial(self._score_again, question))
+            self._shadow.follow(
+                split, answer, partial(self._score_again, question, request.candidates)
+            )
         return {
             "user_id": request.user_id,
             "model": model.name,
@@ -111,49 +109,37 @@ class Ranker:
         """Finishes what nobody waits for."""
         await self._shadow.close()
 
-    async def _answer(self, question: Question, caller: Caller) -> tuple[Memory, Candidates, Array]:
+    async def _answer(
+        self, question: Question, asked: Sequence[int | str], caller: Caller
+    ) -> tuple[Memory, Candidates, Array]:
         """What is remembered, what was asked about, and the scores (candidates, tasks)."""
-        candidates = question.model.lexicon.look_up(question.request.candidates)
-        if question.model.spec.finds_first:
-            memory = await self._searcher.remember(question, candidates.rows)
-        else:
-            memory = await self._memories.remember(question)
-        return memory, candidates, await self._score(question, memory, candidates.rows, caller)
+        question.check_deadline()
+        candidates = question.model.lexicon.look_up(asked)
+        memory = await self.reception.remember(question, candidates.rows)
+        return memory, candidates, await self.score(question, memory, candidates.rows, caller)
 
-    async def _score_again(self, question: Question, model: Model) -> Scored:
+    async def _score_again(
+        self, question: Question, asked: Sequence[int | str], model: Model
+    ) -> Scored:
         """The same question to another model."""
         timings = Timings()
         deadline = timings.began + self._default_deadline_ms / 1e3
-        again = replace(question, model=model, deadline=deadline, timings=timings)
-        memory, _, scores = await self._answer(again, Caller())
+        again = question.to(model, deadline=deadline, timings=timings)
+        memory, _, scores = await self._answer(again, asked, Caller())
         return Scored.of(model.spec.tasks, scores, memory.degraded)
 
     async def _measure_stale(self, question: Question, stale: Memory, own: Memory) -> None:
         """How far the answer on borrowed records was from the true one."""
+        if not isinstance(question.request, RankRequest):
+            return
         rows = question.model.lexicon.look_up(question.request.candidates).rows
         given, true = [
-            await self._score(question, memory, rows, Caller(), Lane.REBUILD)
+            await self.score(question, memory, rows, Caller(), Lane.REBUILD)
             for memory in (stale, own)
         ]
         self._metrics.stale(float(np.abs(given - true).max()))
 
-    def _understand(self, request: RankRequest, timings: Timings) -> Question:
-        deadline, given_ms = timings.deadline, request.deadline_ms
-        if given_ms is None and deadline == math.inf:
-            given_ms = self._default_deadline_ms
-        if given_ms is not None:
-            deadline = min(deadline, timings.began + given_ms / 1e3)
-        user_id = str(request.user_id)
-        return Question(
-            request,
-            user_id,
-            int(self._clock()) if request.timestamp is None else request.timestamp,
-            deadline,
-            self._registry.pick(request.model.version if request.model else None, user_id),
-            timings,
-        )
-
-    async def _score(
+    async def score(
         self,
         question: Question,
         memory: Memory,
@@ -161,7 +147,9 @@ class Ranker:
         caller: Caller,
         lane: Lane = Lane.RANK,
     ) -> Array:
-        slots, records = memory.slots, memory.feed["items"].shape[-1]
+        """Scores (candidates, tasks) of rows, from the part of the memory that ranking reads."""
+        slots = memory.slots
+        known, records = memory.newest(question.model.spec.attends)
         timestamp = np.asarray(question.timestamp)
         if slots is not None:
             candidates = candidates[slots.places]
@@ -171,7 +159,7 @@ class Ranker:
             sizes["events"] = records
         job = Job(
             "rank",
-            {"candidates": candidates, "timestamp": timestamp, **memory.feed},
+            {"candidates": candidates, "timestamp": timestamp, **known},
             sizes,
             lane,
             question.deadline,

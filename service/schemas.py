@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from array import array
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, NotRequired, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -43,6 +43,9 @@ class Limits:
     max_events: int = 1_000
     max_batch: int = 64
     max_explained: int = 20
+    max_retrieved: int = 1_000
+    max_preranked: int = 10_000
+    max_recommended: int = 100
 
 
 def check_text(value: str) -> str:
@@ -97,6 +100,16 @@ def _at_most(limit: str) -> Any:
     return AfterValidator(check)
 
 
+def _no_more_than(limit: str) -> Any:
+    def check(value: int, info: ValidationInfo) -> int:
+        most = getattr(info.context or Limits(), limit)
+        if value > most:
+            raise PydanticCustomError("too_large", "is over the limit of {limit}", {"limit": most})
+        return value
+
+    return AfterValidator(check)
+
+
 _Number = Annotated[int, Field(strict=True, ge=LEAST_ID, le=MOST_ID)]
 #: Its size is checked for all candidates at once.
 _AnyNumber = Annotated[int, Field(strict=True)]
@@ -144,24 +157,56 @@ class ModelChoice(BaseModel):
     version: Name | None = None
 
 
-class RankRequest(BaseModel):
-    """Candidates to score for one user at one time."""
+class UserRequest(BaseModel):
+    """What every stage is told of a user and a time."""
 
     model_config = _STRICT
 
     user_id: Id
+    timestamp: Seconds | None = None
+    deadline_ms: Milliseconds | None = None
+    history: Annotated[list[HistoryEvent], _at_most("max_history")] | None = None
+    min_version: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = None
+
+
+class RankRequest(UserRequest):
+    """Candidates to score for one user at one time."""
+
     candidates: Annotated[
         list[_AnyNumber | _Text],
         Field(min_length=1, json_schema_extra={"maxItems": Limits().max_candidates}),
         _at_most("max_candidates"),
         AfterValidator(_check_ids),
     ]
-    timestamp: Seconds | None = None
     top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
-    deadline_ms: Milliseconds | None = None
-    history: Annotated[list[HistoryEvent], _at_most("max_history")] | None = None
-    min_version: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = None
     model: ModelChoice | None = None
+
+
+class RetrieveRequest(UserRequest):
+    """How many items of the whole catalogue to find for one user at one time."""
+
+    k: Annotated[int, Field(strict=True, ge=1), _no_more_than("max_retrieved")] = 100
+    #: Whether items of the user's own timeline are left out.
+    exclude_seen: Annotated[bool, Field(strict=True)] = True
+
+
+class PrerankRequest(UserRequest):
+    """Many candidates to score roughly for one user at one time."""
+
+    candidates: Annotated[
+        list[_AnyNumber | _Text],
+        Field(min_length=1, json_schema_extra={"maxItems": Limits().max_preranked}),
+        _at_most("max_preranked"),
+        AfterValidator(_check_ids),
+    ]
+    top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
+
+
+class RecommendRequest(UserRequest):
+    """How many items to recommend to one user at one time."""
+
+    k: Annotated[int, Field(strict=True, ge=1), _no_more_than("max_recommended")] = 10
+    exclude_seen: Annotated[bool, Field(strict=True)] = True
 
 
 class ExplainRequest(BaseModel):
@@ -226,6 +271,8 @@ class EventBatch(BaseModel):
     events: Annotated[list[Any], Field(min_length=1), _at_most("max_events")]
 
 
+R = TypeVar("R", RetrieveRequest, PrerankRequest, RecommendRequest)
+
 _posted_event: TypeAdapter[PostedEvent] = TypeAdapter(PostedEvent)
 
 
@@ -233,6 +280,14 @@ def parse_rank(body: bytes, limits: Limits) -> RankRequest:
     """One rank request from the bytes of a body."""
     try:
         return RankRequest.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+
+
+def parse_stage(kind: type[R], body: bytes, limits: Limits) -> R:
+    """One request to a stage before ranking, or to all of them, from the bytes of a body."""
+    try:
+        return kind.model_validate_json(body, context=limits)
     except ValidationError as error:
         raise InvalidRequest(sentence(error)) from error
 

@@ -133,7 +133,7 @@ class Searcher:
             snapshot.version if snapshot else 0,
             library.written_at_s,
             degraded,
-            slots,
+            slots=slots,
         )
 
     async def _fill(self, library: Library, places: Array, question: Question) -> tuple[int, bool]:

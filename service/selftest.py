@@ -24,9 +24,9 @@ CANDIDATES = 16
 
 
 async def warm_up(model: Model) -> None:
-    """Runs `rank.onnx` on the example that training wrote beside it, and once in every bucket."""
-    example = model.bundle.example()
-    ports = model.bundle.graphs["rank"].inputs
+    """Runs the first graph on the example that training wrote beside it, and in every bucket."""
+    example, graph = model.bundle.example(), model.spec.graphs[0]
+    ports = model.bundle.graphs[graph].inputs
     missing = [port.name for port in ports if port.name not in example]
     if missing:
         raise StartError(f"{model.bundle.path}: example.npz has no {', '.join(missing)}")
@@ -37,12 +37,12 @@ async def warm_up(model: Model) -> None:
         if isinstance(axis, str) and axis != "batch"
     }
     feed = {port.name: example[port.name][0] for port in ports}
-    job = Job("rank", feed, sizes, Lane.REBUILD)
+    job = Job(graph, feed, sizes, Lane.REBUILD)
     await model.batcher.submit(job)
     engine = model.engine
     for shape in engine.buckets.shapes() if engine.buckets else ():
-        feed = pad(model.bundle.graphs["rank"], [job], shape)
-        await asyncio.to_thread(engine.run, "rank", feed)
+        feed = pad(model.bundle.graphs[graph], [job], shape)
+        await asyncio.to_thread(engine.run, graph, feed)
 
 
 async def self_test(model: Model) -> None:

@@ -17,6 +17,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MARMOT_", frozen=True, extra="ignore")
 
     bundle: Path = Path("var/bundle")
+    retrieval: Path | None = Field(None, description="bundle for /v1/retrieve and /v1/recommend")
+    prerank: Path | None = Field(None, description="bundle for /v1/prerank; also in the chain")
     bundle_key: Path | None = Field(None, description="public Ed25519 key that must have signed it")
     cache: str = "lmdb:./var/cache"
     keep: int | None = Field(None, ge=1)
@@ -69,6 +71,12 @@ class Settings(BaseSettings):
     max_events: int = Field(1_000, ge=1)
     max_batch: int = Field(64, ge=1)
     max_explained: int = Field(20, ge=1, description="candidates of one explanation")
+    max_retrieved: int = Field(1_000, ge=1, description="items of one retrieval")
+    max_preranked: int = Field(10_000, ge=1, description="candidates of one pre-ranking")
+    prerank_body_limit_bytes: int = Field(2 << 20, ge=1)
+    max_seen: int = Field(1_000, ge=0, description="newest events whose items exclude_seen drops")
+    chain_retrieved: int = Field(300, ge=1, description="items that retrieval hands on")
+    chain_preranked: int = Field(100, ge=1, description="items that pre-ranking hands on")
     max_timeline: int = Field(10_000, ge=1)
     max_future_s: int = Field(86_400, ge=0)
     default_deadline_ms: float = Field(10_000.0, gt=0)

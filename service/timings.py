@@ -20,6 +20,8 @@ class Timings:
     queue: float = 0.0
     run: float = 0.0
     deadline: float = math.inf
+    #: Stages of a chain, in the order they ran.
+    stages: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -44,7 +46,8 @@ class Timings:
 
     def header(self) -> str:
         """The value of the `Server-Timing` header, in milliseconds."""
+        stages = "".join(f"{name};dur={took * 1e3:.3f}, " for name, took in self.stages.items())
         return (
-            f"cache;dur={self.cache * 1e3:.3f}, queue;dur={self.queue * 1e3:.3f}, "
+            f"{stages}cache;dur={self.cache * 1e3:.3f}, queue;dur={self.queue * 1e3:.3f}, "
             f"run;dur={self.run * 1e3:.3f}, total;dur={self.total * 1e3:.3f}"
         )

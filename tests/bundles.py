@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
+from models.additions import Additions
+from models.bundle import load_bundle
 from models.export import export
 from models.families import MODELS
+from models.graph_weights import as_array
+from models.prerank import Prerank
 from models.ranking_model import RankingModel
+from models.reader import Reader
+from models.retrieval import Retrieval
 from models.spec import Spec
+from models.stage_export import export_stage
+from models.stage_index import build_index
+from models.stage_train import stage_spec
+
+R = TypeVar("R", bound=Reader)
 
 TINY: dict[str, Any] = {
     "depth": 3,
@@ -26,14 +38,18 @@ ITEMS = [str(number) for number in range(60)]
 
 def random_model(spec: Spec, items: int = len(ITEMS), seed: int = 0) -> RankingModel:
     """A model in which no weight is zero and no score is stuck at 0 or 1: what is wrong shows."""
+    return randomised(MODELS[spec.family](spec, items).eval(), seed)
+
+
+def randomised(model: R, seed: int) -> R:
+    """The same model with other weights."""
     generator = torch.Generator().manual_seed(seed)
-    model = MODELS[spec.family](spec, items).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(0, _scale(name, weight), generator=generator)
         model.expectation.uniform_(0.1, 0.9, generator=generator)
-        if spec.finds_first:
-            model.categories[:items].copy_(torch.arange(items) % CATEGORIES)
+        if isinstance(model, RankingModel) and model.spec.finds_first:
+            model.categories[: model.items].copy_(torch.arange(model.items) % CATEGORIES)
     return model
 
 
@@ -59,4 +75,24 @@ def make_bundle(
     names: list[str | None] = [f"Item {item}" for item in ITEMS]
     told: dict[str, Any] = {"version": version, "lineage": lineage}
     export(model, ITEMS, names, path, **told, trained_on={"holdout": 0.1})
+    return path
+
+
+def make_stage(
+    path: Path, ranker: Path, stage: str, *, window: int = 12, is_indexed: bool = False
+) -> Path:
+    """Exports a stage of random weights that reads the records of `ranker`."""
+    reads = load_bundle(ranker)
+    kind = {"retrieval": Retrieval, "prerank": Prerank}[stage]
+    spec = stage_spec(reads.spec, stage, window)
+    model: Any = randomised(kind(spec, len(reads.vocabulary)), seed=1)
+    categories = {item: [("kind", str(int(item) % 5))] for item in ITEMS}
+    additions = None
+    if stage == "retrieval":
+        additions = Additions.fit(as_array(model.table), reads.vocabulary.ids, categories)
+    index = None
+    if is_indexed:
+        users = np.random.default_rng(0).standard_normal((20, spec.width + 1), np.float32)
+        index, _ = build_index(as_array(model.table), users)
+    export_stage(model, reads, path, name=stage, additions=additions, index=index)
     return path

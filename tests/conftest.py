@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, make_stage
 from tests.clusters import RedisCluster, running_cluster
 from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
@@ -38,6 +38,14 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of depth 3, window 8 and two tasks over sixty items, with random weights."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The stages before ranking, with random weights, that read the tiny bundle's records."""
+    folder = tmp_path_factory.mktemp("stages")
+    stages = ("retrieval", "prerank")
+    return {stage: make_stage(folder / stage, tiny_bundle, stage) for stage in stages}
 
 
 @pytest.fixture

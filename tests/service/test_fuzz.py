@@ -35,10 +35,12 @@ EXPECTED_FAILURES = {503, 504}
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tiny_bundle: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def fuzzed(
+    tiny_bundle: Any, tiny_stages: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """One service for everything that is thrown at it."""
     folder = tmp_path_factory.mktemp("fuzz")
-    running = Running(bundle=tiny_bundle, cache=f"lmdb:{folder}/cache")
+    running = Running(bundle=tiny_bundle, cache=f"lmdb:{folder}/cache", **tiny_stages)
     yield running
     running.stop()
 
