@@ -122,9 +122,7 @@ def test_a_killed_worker_is_replaced(service: Any, until: Any) -> None:
     os.kill(min(before), signal.SIGKILL)
 
     def is_replaced() -> bool:
-        answer = httpx.post(
-            f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}, timeout=60
-        )
+        answer = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}, timeout=60)
         assert answer.status_code == 200
         now = workers_of(command.process.pid)
         return len(now) == 2 and now != before
