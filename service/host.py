@@ -26,8 +26,9 @@ from service.registry import Model
 from service.settings import Settings
 
 BACKFILL_TIMEOUT_MS = 30_000.0
-WORKER_STARTS_WITHIN_S = 60
-"""A worker that is still importing cannot answer its supervisor, who would replace it for ever."""
+WORKER_STARTS_WITHIN_S = 15
+"""A worker that is still importing cannot answer its supervisor, who would replace it for ever. Not
+longer: one that dies while it is asked is missed for as long."""
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 

@@ -147,8 +147,8 @@ async def test_a_busy_house_checks_nothing(checked: Checked) -> None:
             await asyncio.sleep(0)
     runs = dict(checked.model.engine.runs)
     assert await checked.truth.compare(answered) == ("busy", None)
-    await ranking
     assert checked.model.engine.runs["encode"] == runs["encode"]
+    await ranking
 
 
 async def test_what_was_trimmed_cannot_be_checked(checked: Checked) -> None:
