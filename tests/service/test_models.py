@@ -117,12 +117,12 @@ def test_versions_share_a_store_and_nothing_else(running: Running, shelf: Path) 
     load(running, "two", "v2")
     load(running, "wide", "v3/wide é")
     activate(running, "v2", canary_percent=50)
-    posted: dict[str, list[Posted]] = {user: [] for user in USERS[:8]}
+    posted: dict[str, list[Posted]] = {user: [] for user in USERS[:4]}
     late = some_events("x", 1)[0] | {"timestamp": 3, "item_id": 59}
-    for step in range(4):
+    for step in range(3):
         for user, known in posted.items():
             sent = some_events(user, 6, 6 * step) + (
-                [late | {"user_id": user}] if step == 3 else []
+                [late | {"user_id": user}] if step == 2 else []
             )
             running.post(*sent)
             known.extend(sent)
