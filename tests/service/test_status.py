@@ -114,7 +114,7 @@ def test_all_workers_together_until_the_end(
         "--port", str(free_port), "--workers", "2", "--drain-s", "0.1",
     )  # fmt: skip
     url = f"http://127.0.0.1:{free_port}"
-    until(lambda: is_up(url), within_s=60)
+    until(lambda: is_up(url), within_s=90)
     with httpx.stream("GET", f"{url}/v1/status/events", timeout=30) as answer:
         for _ in range(12):
             httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
