@@ -16,19 +16,12 @@ def items() -> None:
     """The items of a retrieval bundle."""
 
 
-@app.command(
-    epilog="Example: marmot items add --bundle retrieval --ranker var/bundle --items new.csv "
-    "--out retrieval2"
-)
+@app.command(epilog="Example: marmot items add --bundle retrieval --items new.csv --out retrieval2")
 def add(
     *,
     bundle: Annotated[Path, typer.Option(help="Retrieval bundle, trained with --items.")],
     items: Annotated[Path, typer.Option(help="CSV or Parquet: item_id and categories.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle; replaced in one step.")],
-    ranker: Annotated[
-        Path | None,
-        typer.Option(help="The ranking model it reads.", show_default="var/bundle"),
-    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one machine-readable line.")
     ] = False,
@@ -41,7 +34,7 @@ def add(
     from models.items import read_features, read_names  # noqa: PLC0415
     from models.stage_course import add_items  # noqa: PLC0415
 
-    loaded, reads = load_bundle(bundle), load_bundle(ranker or Path("var/bundle"))
-    added = add_items(loaded, reads, read_names(items), read_features(items), out)
+    loaded = load_bundle(bundle)
+    added = add_items(loaded, read_names(items), read_features(items), out)
     told = {"bundle": str(out), "added": added, "fingerprint": loaded.fingerprint}
     typer.echo(json.dumps(told) if as_json else f"{added:,} items added: {out}")

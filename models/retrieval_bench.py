@@ -3,7 +3,7 @@
     python -m models.retrieval_bench --items 1000000
 
 The retrieve graph of random weights, in turns with what it must at least do: multiply all items
-with one vector, and find the largest. `--faiss` adds an inverted file. Prints one line of JSON.
+with one vector, and find the largest. Prints one line of JSON.
 """
 
 from __future__ import annotations

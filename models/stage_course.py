@@ -20,7 +20,7 @@ from models.retrieval import Retrieval
 from models.spec import SpecError
 from models.stage_export import export_stage
 from models.stage_index import build_index, read_index
-from models.stage_reference import check_reads, load_stage
+from models.stage_reference import load_stage
 from models.stage_train import StageRecipe, stage_spec, train_stage
 from models.teacher import Teacher
 
@@ -77,7 +77,8 @@ def run_stage_course(
         additions = Additions.fit(as_array(trained.table), ranker.vocabulary.ids, categories)
     export_stage(
         trained,
-        ranker,
+        ranker.vocabulary,
+        {"fingerprint": ranker.fingerprint, "version": ranker.version},
         out,
         name=name or f"{ranker.name}-{stage}",
         version=version,
@@ -106,14 +107,11 @@ class NotAdded(ValueError):
     exit_code = 2
 
 
-def add_items(
-    bundle: Bundle, ranker: Bundle, names: dict[str, str], categories: Categories, out: Path
-) -> int:
+def add_items(bundle: Bundle, names: dict[str, str], categories: Categories, out: Path) -> int:
     """Writes a bundle whose table has the new items too; returns how many they are."""
     check_target(out)
     if bundle.spec.stage != "retrieval":
         raise NotAdded(f"{bundle.path} is no retrieval model: only its table can grow")
-    check_reads(bundle, ranker)
     additions = Additions.read(bundle.path)
     if additions is None:
         raise NotAdded(
@@ -128,7 +126,8 @@ def add_items(
         index.add(grown.vectors[len(additions.ids) :])
     export_stage(
         load_stage(bundle),
-        ranker,
+        bundle.vocabulary,
+        bundle.manifest["reads"],
         out,
         name=bundle.name,
         version=bundle.version,

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from models.additions import Additions
-from models.bundle import Bundle, Graph, fingerprint_of, write_bundle, write_items
+from models.bundle import Graph, Vocabulary, fingerprint_of, write_bundle, write_items
 from models.export import TOLERANCE, ExportError
 from models.graph import GraphBuilder, described
 from models.graph_weights import GraphWeights, as_array
@@ -21,14 +21,15 @@ from models.prerank import Prerank
 from models.retrieval import Retrieval
 from models.stage_graphs import prerank, retrieve, user
 from models.stage_index import write_index
-from models.teacher import Feed, Teacher, decoded, open_graph
+from models.teacher import Feed, decoded, open_graph
 
 Array = np.ndarray[Any, Any]
 
 
 def export_stage(
     model: Retrieval | Prerank,
-    ranker: Bundle,
+    vocabulary: Vocabulary,
+    reads: Mapping[str, str],
     path: Path,
     *,
     name: str,
@@ -40,23 +41,24 @@ def export_stage(
 ) -> str:
     """Writes the bundle at `path` in one step and returns its fingerprint.
 
+    `reads` names the ranking model, fingerprint and version, whose `vocabulary` it is too.
     `additions` are items behind the trained ones, and what new ones are made from; they change no
     weight and no fingerprint. With an `index` over all of them the graph ends with the user's
     vector. Raises `ExportError` if the graph differs from PyTorch.
     """
     model, spec = model.eval(), model.spec
     proto, graph = build_stage(model, additions, is_indexed=index is not None)
-    example = _prove(model, Teacher(ranker), proto, graph, additions)
+    example = _prove(model, proto, graph, additions)
     tensors = [
         (tensor_name, tensor.shape, tensor.contiguous().numpy().tobytes())
         for tensor_name, tensor in model.state_dict().items()
     ]
-    fingerprint = fingerprint_of(spec, tensors, ranker.vocabulary.ids)
+    fingerprint = fingerprint_of(spec, tensors, vocabulary.ids)
     manifest = {
         "name": name,
         "version": version or fingerprint[:8],
         "fingerprint": fingerprint,
-        "reads": {"fingerprint": ranker.fingerprint, "version": ranker.version},
+        "reads": dict(reads),
         "family": spec.family,
         "spec": spec.to_dict(),
         "graphs": described({spec.graphs[0]: graph}),
@@ -67,7 +69,7 @@ def export_stage(
     def fill(folder: Path) -> None:
         onnx.save(proto, folder / graph.file)
         safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
-        write_items(folder / "items.parquet", ranker.vocabulary.ids, ranker.vocabulary.names)
+        write_items(folder / "items.parquet", vocabulary.ids, vocabulary.names)
         np.savez(folder / "example.npz", **example)  # type: ignore[arg-type]
         if additions is not None:
             additions.write(folder)
@@ -99,7 +101,6 @@ def table_of(model: Retrieval, additions: Additions | None = None) -> Array:
 @torch.no_grad()
 def _prove(
     model: Retrieval | Prerank,
-    teacher: Teacher,
     proto: onnx.ModelProto,
     graph: Graph,
     additions: Additions | None,
@@ -109,7 +110,7 @@ def _prove(
     session = open_graph(proto.SerializeToString())
     feed: Feed = {}
     for events in (0, 1, spec.window):
-        past, rows = _timeline(teacher, events, random)
+        past, rows = _timeline(model, events, random)
         asked = _asked(model, random)
         feed = {**asked, **past, **rows}
         feed = {port.name: feed[port.name] for port in graph.inputs}
@@ -143,19 +144,28 @@ def _prove(
     return feed
 
 
-def _timeline(teacher: Teacher, events: int, random: np.random.Generator) -> tuple[Feed, Feed]:
-    items = len(teacher.bundle.vocabulary) + teacher.spec.fallback_rows
+def _timeline(
+    model: Retrieval | Prerank, events: int, random: np.random.Generator
+) -> tuple[Feed, Feed]:
+    """Events and records of any kind: what is compared is what both make of them."""
+    spec = model.spec
     past: Feed = {
-        "items": random.integers(0, items, (1, events)),
+        "items": random.integers(0, model.items + spec.fallback_rows, (1, events)),
         "timestamps": np.sort(random.integers(0, 10**9, (1, events)), axis=1),
-        "feedback": random.integers(-1, 2, (1, events, len(teacher.spec.tasks))).astype(np.int8),
+        "feedback": random.integers(-1, 2, (1, events, len(spec.tasks))).astype(np.int8),
     }
-    if events:
-        return past, teacher.rows(past)
-    row = teacher.spec.row
-    return past, {
-        name: np.zeros((1, 0, *row[name].shape), row[name].base) for name in row.names or ()
-    }
+    rows: Feed = {}
+    for name in spec.row.names or ():
+        field = spec.row[name]
+        shape = (1, events, *field.shape)
+        if field.base == np.int8:
+            rows[name] = random.integers(-127, 128, shape).astype(np.int8)
+        else:
+            most = 0.02 if name == "scales" else 2.0
+            rows[name] = random.uniform(0.0 if name == "scales" else -most, most, shape).astype(
+                field.base
+            )
+    return past, rows
 
 
 def _asked(model: Retrieval | Prerank, random: np.random.Generator) -> Feed:

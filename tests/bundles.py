@@ -94,5 +94,6 @@ def make_stage(
     if is_indexed:
         users = np.random.default_rng(0).standard_normal((20, spec.width + 1), np.float32)
         index, _ = build_index(as_array(model.table), users)
-    export_stage(model, reads, path, name=stage, additions=additions, index=index)
+    named = {"fingerprint": reads.fingerprint, "version": reads.version}
+    export_stage(model, reads.vocabulary, named, path, name=stage, additions=additions, index=index)
     return path

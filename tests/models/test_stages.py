@@ -97,8 +97,7 @@ def test_items_are_added_without_training(
     new = tmp_path / "new.csv"
     new.write_text("item_id,name,kind\nnew,Newcomer,0|all\n3,Known,1|all\nplain,,\n")
     code, out, err = cli(
-        "items", "add", "--bundle", first, "--ranker", ranker, "--items", new, "--out", second,
-        "--json",
+        "items", "add", "--bundle", first, "--items", new, "--out", second, "--json",
     )  # fmt: skip
     assert code == 0, err
     assert json.loads(out)["added"] == 2
@@ -163,7 +162,7 @@ def test_wrong_bundles_are_refused(
     requests.write_text('{"user_id": 1, "candidates": [1], "timestamp": 5}\n')
     scored = ["score", "--bundle", prerank, "--events", log["events"], "--requests", requests]
     trained = ["train", "--stage", "prerank", "--events", log["events"], "--out", tmp_path / "x"]
-    added = ["items", "add", "--bundle", prerank, "--ranker", ranker, "--out", tmp_path / "x"]
+    added = ["items", "add", "--bundle", prerank, "--out", tmp_path / "x"]
     for arguments, words in (
         ([*trained, "--ranker", prerank], "--ranker takes a ranking one"),
         ([*added, "--items", log["items"]], "only its table can grow"),
