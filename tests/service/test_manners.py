@@ -78,6 +78,12 @@ MISSING: list[tuple[str, int, str]] = [
     ("table nowhere", 1, "`marmot bench --json > nowhere` makes one"),
     ("load --url http://127.0.0.1:{free}", 1, "`make serve` starts one"),
     ("load --events nowhere", 1, "without --events users and items are made up"),
+    ("scaling --events nowhere --out o", 1, "`marmot data ml-100k"),
+    ("precision --bundle nowhere --events {events}", 1, "`marmot train --out nowhere` makes one"),
+    ("dump --cache lmdb:nowhere --out f", 2, "no store at nowhere"),
+    ("restore --cache lmdb:c --in nowhere", 2, "nowhere"),
+    ("export-state --bundle nowhere --cache lmdb:c --out o", 1, "`marmot train --out nowhere`"),
+    ("items add --bundle nowhere --items i --out o", 1, "`marmot train --out nowhere` makes one"),
     ("data order --out {events}", 1, "{events}"),
     ("key --scopes rank --keys nowhere/keys", 2, "nowhere/keys"),
 ]
@@ -107,7 +113,7 @@ def test_help_has_an_example_that_can_be_typed(words: tuple[str, ...]) -> None:
     assert command.help
     example = re.fullmatch(r"Example: (.*)", command.epilog or "")
     assert example, command.epilog
-    typed = [shlex.split(line) for line in re.split(r";|>[^;]*", example[1]) if line.strip()]
+    typed = [shlex.split(line) for line in re.split(r"; | > [^;]*", example[1]) if line.strip()]
     assert ["marmot", *words] in [line[: 1 + len(words)] for line in typed]
     for line in typed:
         parse(line)
