@@ -124,6 +124,13 @@ class StageCallOptions(CallOptions, total=False):
     min_version: int
 
 
+class SummaryReport(TypedDict):
+    """How many of the oldest events a summary stands for, and how many nothing does."""
+
+    covered: int
+    unseen: int
+
+
 class CacheReport(TypedDict):
     """What the cache had to do with an answer."""
 
@@ -132,6 +139,7 @@ class CacheReport(TypedDict):
     recomputed: int
     version: int
     age_s: float | None
+    summary: NotRequired[SummaryReport | None]
 
 
 class RankAnswer(TypedDict):

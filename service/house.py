@@ -67,6 +67,9 @@ class House:
     tracer: Tracer | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
+    rollouts: Rollouts = field(init=False)
+    #: What this process may do for all others; None where one bundle is all there is.
+    errands: Errands | None = None
     ranker: Ranker = field(init=False)
     recorder: Recorder = field(init=False)
     explainer: Explainer = field(init=False)

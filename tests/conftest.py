@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,3 +66,11 @@ def marmot() -> Iterator[Callable[..., Command]]:
 @pytest.fixture(name="free_port")
 def _free_port() -> int:
     return free_port()
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """Training and engines round them to zero, for this thread and all tests after theirs."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)

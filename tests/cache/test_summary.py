@@ -15,8 +15,8 @@ from cache.timeline import Event, Mark
 from tests.cache.stores import LAYOUT, Store, some_events
 
 KIND = np.dtype([("tokens", np.float32, (3,)), ("sums", np.float32, (2, 2))])
-OURS = Layout("0123456789abcdef", NO_ROWS, 20, KIND)
-THEIRS = Layout("fedcba9876543210", NO_ROWS, 20, KIND)
+OURS = Layout("0123456789abcdef", NO_ROWS, 20, summary=KIND)
+THEIRS = Layout("fedcba9876543210", NO_ROWS, 20, summary=KIND)
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ async def test_nobody_reads_that_of_another_model(cache: Any) -> None:
     await post(cache, "u", some_events(30))
     await summarised(cache, "u", 20)
     assert await found(cache, "u", THEIRS) is None
-    other_kind = Layout(OURS.fingerprint, NO_ROWS, 20, np.dtype([("tokens", np.float32, (7,))]))
+    other_kind = Layout(
+        OURS.fingerprint, NO_ROWS, 20, summary=np.dtype([("tokens", np.float32, (7,))])
+    )
     assert await found(cache, "u", other_kind) is None
     assert await found(cache, "u", LAYOUT) is None
 

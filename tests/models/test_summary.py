@@ -198,7 +198,7 @@ def test_what_a_spec_says() -> None:
     assert Spec(family="elastic", window=20).refresh_events == 20
     assert Spec.from_dict(spec.to_dict()) == spec
     assert not {"history", "summary", "refresh_events"} & set(Spec().to_dict())
-    with pytest.raises(SpecError, match=r"^refresh_events must be a whole number from 1 to 100,"):
+    with pytest.raises(SpecError, match=r"^refresh_events must be between 0 and 100, not 101$"):
         Spec(family="vista", refresh_events=101)
     with pytest.raises(SpecError, match=r"^the family marm has no summary: leave out its options$"):
         Spec(summary=3)

@@ -85,6 +85,9 @@ def test_every_call_is_in_the_document(document: Schema) -> None:
     calls = {
         "rank": ("/v1/rank", "post"),
         "rank_batch": ("/v1/rank:batch", "post"),
+        "retrieve": ("/v1/retrieve", "post"),
+        "prerank": ("/v1/prerank", "post"),
+        "recommend": ("/v1/recommend", "post"),
         "events": ("/v1/events", "post"),
         "timeline": ("/v1/users/{user_id}/timeline", "get"),
         "forget": ("/v1/users/{user_id}", "delete"),
