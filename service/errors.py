@@ -4,6 +4,7 @@ ServiceError                    exit code 1 on the command line
 ├── UsageError                  the command line or a setting makes no sense (exit code 2)
 ├── StartError                  the service cannot start: bundle, provider, port, store
 ├── NotMeasured                 an evaluation came to no figures
+├── NotMoved                    a dump or a restore came to no end
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── NotInference        400 not a request of the Open Inference Protocol
     ├── NotHttp             400 what was sent is no HTTP
@@ -11,6 +12,7 @@ ServiceError                    exit code 1 on the command line
     ├── Forbidden           403 a key without the scope that this takes
     ├── InvalidRequest      422 a field is missing, of the wrong type, or over a limit
     ├── UnknownModel        422 no loaded bundle is called that
+    ├── NoSummary           422 a summary of a model whose family has none
     ├── NotFound            404
     ├── MethodNotAllowed    405
     ├── NotLoaded           409 the service was started without this stage

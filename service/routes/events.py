@@ -24,6 +24,10 @@ from service.wire import company
 router = APIRouter(tags=["events"])
 
 Result = dict[str, Any]
+USERS_AT_ONCE = 16
+"""Of one request: with all of a thousand at once, each would wait for the others' work, and the store's
+timeout with it."""
+
 NEW = frozenset({"appended", "inserted"})
 
 _RESULTS = {"application/json": {"schema": {"$ref": "#/components/schemas/EventsResponse"}}}
@@ -57,9 +61,10 @@ async def events(request: Request) -> Response:
             results[place] = _told(house, problem)
         elif not isinstance(event, Problem):
             by_user.setdefault(str(event["user_id"]), []).append(place)
+    few = asyncio.Semaphore(USERS_AT_ONCE)
     stored = await asyncio.gather(
         *(
-            _record(house, user_id, [sent[place] for place in places], seen.timings)
+            _record(house, user_id, [sent[place] for place in places], seen.timings, few)
             for user_id, places in by_user.items()
         )
     )
@@ -78,14 +83,19 @@ async def events(request: Request) -> Response:
 
 
 async def _record(
-    house: House, user_id: str, sent: Sequence[PostedEvent | InvalidRequest], whole: Timings
+    house: House,
+    user_id: str,
+    sent: Sequence[PostedEvent | InvalidRequest],
+    whole: Timings,
+    few: asyncio.Semaphore,
 ) -> list[Result] | Problem:
     parsed = [to_event(event) for event in sent if not isinstance(event, Problem)]
     timings = whole.part()
     try:
         # For whom this user's next request goes to; other versions build what they miss when asked.
         model = house.registry.pick(None, user_id)
-        recorded = await house.recorder.record(model, user_id, parsed, timings)
+        async with few:
+            recorded = await house.recorder.record(model, user_id, parsed, timings)
     except Problem as problem:
         return problem
     except Exception:
