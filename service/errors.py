@@ -54,6 +54,10 @@ class NotMeasured(ServiceError):
     """An evaluation that came to no figures."""
 
 
+class NotMoved(ServiceError):
+    """A dump or a restore that came to no end."""
+
+
 class StartError(ServiceError):
     """The service cannot start as it was asked to."""
 

@@ -20,7 +20,7 @@ from cache.dump import Dump, Part, first_line, last_line, user_lines
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable, StaleVersion
 from cache.open import open_cache
 from cache.snapshot import Snapshot
-from service.errors import ServiceError, UsageError
+from service.errors import NotMoved, UsageError
 
 T = TypeVar("T")
 
@@ -31,10 +31,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.1
 
 #: Called with how many users or lines are done.
 Progress = Callable[[int], None]
-
-
-class NotMoved(ServiceError):
-    """A dump or a restore that came to no end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ router = APIRouter(tags=["events"])
 
 Result = dict[str, Any]
 USERS_AT_ONCE = 16
-"""Of one request: with all of a thousand at once, each would wait for the others' work, and the store's
+"""Of one request: with a thousand at once, each would wait for the others' work, and the store's
 timeout with it."""
 
 NEW = frozenset({"appended", "inserted"})
