@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models import data_cli, items_cli
+from models import data_cli, items_cli, quality_cli
+from models.command_options import BundlePath, Events, Json, UsageError, open_both, share_the_cores
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -22,23 +21,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(data_cli.app)
+app.add_typer(quality_cli.app)
 app.add_typer(items_cli.app, name="items")
-
-Events = Annotated[
-    Path, typer.Option(help="CSV or Parquet: user_id, item_id, timestamp, a column per task.")
-]
-BundlePath = Annotated[Path, typer.Option("--bundle", help="Folder that `marmot train` wrote.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
-
 
 #: What the family sim searches in, and how many events it finds, unless told otherwise.
 LONG_HISTORY, SEARCH = 10_000, 100
-
-
-class UsageError(Exception):
-    """Options that do not go together."""
-
-    exit_code = 2
 
 
 class NothingHeldOut(ValueError):
@@ -198,7 +185,7 @@ def train(
         summary=summary or 0,
         refresh_events=refresh_events or 0,
     )
-    _share_the_cores()
+    share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)
     from models.train import Recipe  # noqa: PLC0415
 
@@ -246,7 +233,7 @@ def _train_stage(
     loaded = load_bundle(ranker)
     table = read_events(events, loaded.spec.tasks)
     categories = read_features(items) if items else {}
-    _share_the_cores()
+    share_the_cores()
     from models.stage_course import run_stage_course  # noqa: PLC0415  (torch from here on)
 
     bundle = run_stage_course(
@@ -280,7 +267,7 @@ def score(
     from models.progress import bar  # noqa: PLC0415
     from models.requests import read_requests  # noqa: PLC0415
 
-    loaded, table = _open(bundle, events)
+    loaded, table = open_both(bundle, events)
     reference, tasks = _reference(loaded, ranker, table)
     import numpy as np  # noqa: PLC0415
 
@@ -339,7 +326,7 @@ def evaluate(
 
     if url is not None and via != "http":
         raise UsageError(f"--url goes with --via http, not with --via {via}")
-    loaded, table = _open(bundle, events)
+    loaded, table = open_both(bundle, events)
     if loaded.spec.stage != "rank":
         raise UsageError(f"{bundle} is a {loaded.spec.stage} model: evaluate takes one that ranks")
     trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
@@ -368,129 +355,6 @@ def evaluate(
             if name not in ("targets", "users")
         )
         typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
-
-
-@app.command(epilog="Example: marmot compare --events var/data/events.parquet --seeds 3")
-def compare(
-    *,
-    events: Events,
-    depths: Annotated[str, typer.Option(help="Depths to train, 0 is no history.")] = "0,1,2,4",
-    families: Annotated[
-        str, typer.Option(help="Others to train beside them, with two layers: full,stca,din.")
-    ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
-    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
-    negatives: Annotated[
-        int, typer.Option(min=0, max=1_000, help="Drawn per event; the catalogue is ranked.")
-    ] = 0,
-    negative_sampling: Annotated[
-        Literal["uniform", "popularity"], typer.Option(help="How likely each item is drawn.")
-    ] = "uniform",
-    users: Annotated[
-        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One epoch of sixty users: shows that it works.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
-    from models.comparison import Course, compare_models, contestants, markdown  # noqa: PLC0415
-    from models.events import read_events  # noqa: PLC0415
-
-    _share_the_cores()
-    try:
-        wanted = [int(depth) for depth in depths.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
-    table = read_events(events)
-    named = [name.strip() for name in families.split(",") if name.strip()]
-    models = contestants(wanted, named, table.tasks)
-    if quick:
-        table, seeds, epochs = table.take(table.users < 60).of_seen_items(), 1, 1
-    course = Course(holdout, epochs, negatives, negative_sampling, users)
-    rows = compare_models(table, models, seeds, course)
-    typer.echo(json.dumps(rows) if as_json else markdown(rows))
-
-
-@app.command(epilog="Example: marmot scaling --events var/data/events.parquet --out scaling")
-def scaling(
-    *,
-    events: Events,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the fit and the picture.")],
-    windows: Annotated[str, typer.Option(help="Events that each layer sees.")] = "25,50,100",
-    depths: Annotated[str, typer.Option(help="Attention layers.")] = "1,2,4",
-    widths: Annotated[str, typer.Option(help="Numbers in a vector.")] = "32,64",
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads; they divide widths.")] = 4,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
-    holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
-    as_json: Json = False,
-) -> None:
-    """Train over windows, depths and widths, and fit GAUC to bytes of memory by a power law."""
-    from models.events import read_events  # noqa: PLC0415
-
-    _share_the_cores()
-    from models.progress import bar  # noqa: PLC0415
-    from models.scaling import law_of, sentence, sweep, write_report  # noqa: PLC0415
-
-    sizes = [
-        _numbers(name, text)
-        for name, text in (("windows", windows), ("depths", depths), ("widths", widths))
-    ]
-    if len({w * d * n for w in sizes[0] for d in sizes[1] for n in sizes[2]}) < 3:
-        raise UsageError("a power law needs three different sizes of memory or more")
-    with bar("training") as advance:
-        points = sweep(
-            read_events(events),
-            *sizes,
-            seeds=seeds,
-            heads=heads,
-            holdout=holdout,
-            epochs=epochs,
-            advance=lambda done, of, _what: advance(done, of),
-        )
-    law = law_of(points)
-    written = write_report(out, points, law)
-    if as_json:
-        told = {"files": [str(path) for path in written], "fit": asdict(law)}
-        typer.echo(json.dumps(told))
-        return
-    typer.echo(sentence(law))
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--{name} must be numbers like 1,2,4, not {text!r}") from error
-    if any(number < 1 for number in found):
-        raise UsageError(f"--{name} must be numbers above 0, not {text!r}")
-    return found
-
-
-@app.command(epilog="Example: marmot precision --bundle var/bundle --events events.parquet")
-def precision(
-    *,
-    bundle: BundlePath,
-    events: Events,
-    holdout: Annotated[
-        float | None,
-        typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """What --cache-dtype costs: bytes of a user's records against GAUC; prints a Markdown table."""
-    from models.progress import bar  # noqa: PLC0415
-
-    loaded, table = _open(bundle, events)
-    from models.precision import compare_forms, markdown  # noqa: PLC0415
-
-    trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
-    with bar("measuring") as advance:
-        rows = compare_forms(loaded, table, trained if holdout is None else holdout, advance)
-    typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 
 @app.command(epilog="Example: marmot sign var/bundle --key private.pem")
@@ -527,14 +391,6 @@ def inspect(
         typer.echo(f"{key:<22}{value}")
 
 
-def _share_the_cores() -> None:
-    """Before torch is loaded: its threads wait asleep.
-
-    They spin by default, which made a step eight times slower beside other work on two cores.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def _reference(
     loaded: Bundle, ranker: Path | None, table: EventTable
 ) -> tuple[Any, tuple[str, ...]]:
@@ -550,11 +406,3 @@ def _reference(
 
     reference = StageReference(loaded, load_bundle(ranker), table)
     return reference, reference.tasks
-
-
-def _open(bundle: Path, events: Path) -> tuple[Bundle, EventTable]:
-    from models.bundle import load_bundle  # noqa: PLC0415
-    from models.events import read_events  # noqa: PLC0415
-
-    loaded: Any = load_bundle(bundle)
-    return loaded, read_events(events, loaded.spec.tasks)
