@@ -29,9 +29,11 @@ all: check test
 serve: $(VAR)/cache/.done
 	exec $(BIN)/marmot serve --bundle $(VAR)/bundle --cache $(CACHE) --port $(PORT)
 
-# On every core; the tests of a file stay together. TEST_ARGS='-n 0' is one process.
+# Drills work against the clock, so nothing runs beside them; all others on every core, the tests of
+# a file together. TEST_ARGS='-n 0' is one process.
 test: .venv/.dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest tests/drills
+	$(BIN)/python -m pytest $(TEST_ARGS) --ignore=tests/drills
 
 # What happens when things go wrong, at full length; the outcomes are tables.
 drills: .venv/.dev

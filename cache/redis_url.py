@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -22,6 +23,9 @@ from cache.redis_link import Link, RedisLink
 PORTS = {"cluster": 6379, "sentinel": 26379}
 ASKING_SENTINELS = 3
 """How many silent sentinels may be asked in vain before our patience ends."""
+
+AUTHORITY = re.compile(r"([^/?#]*://)([^/?#]*)(.*)", re.DOTALL)
+"""What stands before a URL's hosts, these, and what stands behind them."""
 
 Address = tuple[str, int]
 
@@ -108,7 +112,10 @@ class RedisUrl:
 
 def _taken_apart(url: str) -> RedisUrl | None:
     """None if it names no Redis; raises ValueError if it does not parse."""
-    parts = urlsplit(url)
+    # Newer Pythons refuse brackets behind a comma, so the hosts are taken out before.
+    authority = AUTHORITY.match(url)
+    netloc = authority[2] if authority else ""
+    parts = urlsplit(f"{authority[1]}hosts{authority[3]}" if authority else url)
     base, _, kind = parts.scheme.partition("+")
     if parts.scheme == "unix":
         return RedisUrl(url) if parts.path else None
@@ -118,7 +125,7 @@ def _taken_apart(url: str) -> RedisUrl | None:
     service, database = "", path
     if kind == "sentinel":
         service, _, database = path.partition("/")
-    user, _, hosts = parts.netloc.rpartition("@")
+    user, _, hosts = netloc.rpartition("@")
     addresses = tuple(_address(host, PORTS.get(kind, 6379)) for host in hosts.split(","))
     if (database and not database.isdigit()) or (kind == "sentinel" and not service):
         return None
