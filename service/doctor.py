@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
@@ -154,7 +153,7 @@ class Told:
 
 def _ask(url: str) -> Told | None:
     """None for a store that is no single Redis. Reads only."""
-    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
+    if url.partition(":")[0] not in {"redis", "rediss", "unix"}:
         return None
     from redis import Redis  # noqa: PLC0415
     from redis.exceptions import RedisError  # noqa: PLC0415

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +15,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cache.base import Cache
 from service.auth import is_loopback
@@ -154,10 +154,8 @@ def _say(settings: Settings, host: str, port: int) -> None:
 
 def without_password(url: str) -> str:
     """A cache URL that may be shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
+    # By hand: newer Pythons refuse to split URLs whose lists of hosts hold IPv6 addresses.
+    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
