@@ -134,7 +134,7 @@ def rounds(table: EventTable) -> Iterator[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize(
     ("movielens_bundle", "store_url"),
-    [("random", "redis"), ("trained", "lmdb")],
+    [("random", "lmdb"), ("random", "redis"), ("trained", "lmdb")],
     indirect=True,
 )
 def test_posted_one_by_one_equals_marmot_score(journey: Journey, store_url: str) -> None:
