@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -45,7 +46,7 @@ class SpecError(ValueError):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
     """The shape of one model.
 
@@ -147,7 +148,7 @@ class Spec:
                 f"the family {self.family} caches no records that {self.stage} could read"
             )
 
-    @property
+    @cached_property
     def kind(self) -> Family:
         return FAMILIES[self.family]
 
@@ -156,26 +157,26 @@ class Spec:
         """What its bundle must hold."""
         return STAGES[self.stage] or self.kind.graphs
 
-    @property
+    @cached_property
     def layers(self) -> int:
         """Attention layers of its own; pre-ranking has one, over the deepest records."""
         return min(1, self.depth) if self.stage == "prerank" else self.depth
 
-    @property
+    @cached_property
     def hidden_depths(self) -> int:
         """Layers whose outputs for the events of history other layers attend to."""
         return max(0, self.depth - 1) if self.kind.is_recursive else 0
 
-    @property
+    @cached_property
     def cached_depths(self) -> int:
         return self.hidden_depths if self.kind.is_cached else 0
 
-    @property
+    @cached_property
     def encodes(self) -> bool:
         """Whether a request makes records from events, because none are cached."""
         return self.hidden_depths > self.cached_depths
 
-    @property
+    @cached_property
     def receptive_field(self) -> int:
         """Newest events that can move a score: `window` more for every layer that adds to it."""
         if self.search:
@@ -189,7 +190,7 @@ class Spec:
         """Events before an event that can move its records."""
         return self.hidden_depths * self.window
 
-    @property
+    @cached_property
     def reads(self) -> int:
         """Newest events that a request reads: all that move a score, or one window of records."""
         if self.search:
@@ -197,12 +198,12 @@ class Spec:
         is_window = self.cached_depths or self.summary or self.stage != "rank"
         return self.window if is_window else self.receptive_field
 
-    @property
+    @cached_property
     def attends(self) -> int:
         """Events in one feed of the rank graph, at most: what is read, or what was found in it."""
         return min(self.search, self.history) if self.finds_first else self.reads
 
-    @property
+    @cached_property
     def finds_first(self) -> bool:
         """Whether the events to attend to are found before the rank graph runs."""
         return bool(self.search) and self.search_by == "category"

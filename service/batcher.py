@@ -102,8 +102,8 @@ class Batcher:
         job.run_s = perf_counter() - began
         self._pace.saw(job.cost, job.run_s)
         if self._on_batch is not None:
-            asyncio.get_running_loop().call_soon(self._on_batch, job.graph, 1, job.run_s)
-        return split(graph, [job], outputs)[0]
+            self._on_batch(job.graph, 1, job.run_s)
+        return split(graph, [job], outputs, self._engine.buckets)[0]
 
     async def submit(self, job: Job) -> dict[str, Array]:
         """Queues the job and returns its outputs; `Overloaded` at once when there is no room."""
@@ -197,7 +197,8 @@ class Batcher:
         parts: list[dict[str, Array]] | None = None
         if outputs is not None:
             try:
-                parts = split(self._engine.bundle.graphs[graph], batch, outputs)
+                described = self._engine.bundle.graphs[graph]
+                parts = split(described, batch, outputs, self._engine.buckets)
             except Exception as bug:  # told to everyone who waits, and by them to the log
                 error = bug
         for place, job in enumerate(batch):

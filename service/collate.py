@@ -47,20 +47,25 @@ def merged_sizes(jobs: Sequence[Job]) -> dict[str, int]:
 
 
 def split(
-    graph: Graph, jobs: Sequence[Job], outputs: Mapping[str, Array]
+    graph: Graph,
+    jobs: Sequence[Job],
+    outputs: Mapping[str, Array],
+    buckets: Buckets | None = None,
 ) -> list[dict[str, Array]]:
-    """Each job's part of a run's outputs, in the order of the jobs."""
-    wanted = jobs[0].rows or len(jobs)
+    """Each job's part of the outputs of a run that `collate` made, in the order of the jobs."""
+    first = jobs[0]
+    wanted = first.rows or len(jobs)
     for port in graph.outputs:
         if len(outputs[port.name]) < wanted:
             found = len(outputs[port.name])
             raise RuntimeError(f"{found} answers for {wanted} jobs. This is a bug.")
-    if jobs[0].rows:
-        (job,) = jobs
-        rows = slice(0, job.rows)
+    if buckets is None and len(jobs) == 1 and not first.rows:  # nothing was padded
+        return [{name: found[0] for name, found in outputs.items()}]
+    if first.rows:
+        rows = slice(0, first.rows)
         return [
             {
-                port.name: outputs[port.name][rows, *_own(port, job.sizes, outputs[port.name])]
+                port.name: outputs[port.name][rows, *_own(port, first.sizes, outputs[port.name])]
                 for port in graph.outputs
             }
         ]

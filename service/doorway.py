@@ -7,8 +7,8 @@ that nobody foresaw ends here as a problem that reveals nothing; a failed start 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from service.house import House
 from service.logging import VISIT
 from service.problems import tell
 from service.timings import Timings
-from service.tracing import METHODS, trace_id
+from service.tracing import METHODS, Tracer, trace_id
 from service.wire import came_at
 
 KEY = "marmot.visit"
@@ -102,7 +102,7 @@ class Doorway:
                 message["headers"] = [*message.get("headers", ()), *self._headers(visit)]
             await send(message)
 
-        house.metrics.begun()
+        house.metrics.later(house.metrics.begun)
         house.in_flight += 1
         try:
             await self._pass_on(visit, scope, receive, send_named)
@@ -121,8 +121,10 @@ class Doorway:
             await tell(problem, house.metrics)(scope, receive, send_named)
         finally:
             house.in_flight -= 1
-            # The loop writes at the end of its turn; counting in the next keeps nobody waiting.
-            asyncio.get_running_loop().call_soon(self._note, visit)
+            house.metrics.later(self._note, visit, visit.timings.total)
+            if house.tracer is not None:
+                # The loop writes at the end of its turn: in the next, nobody is kept waiting.
+                asyncio.get_running_loop().call_soon(self._trace, house.tracer, visit)
 
     async def _pass_on(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         house, path = self.house, scope["path"]
@@ -155,13 +157,14 @@ class Doorway:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _note(self, visit: Visit) -> None:
-        """One answer for the metrics, and for the trace."""
-        house, scope = self.house, visit.scope
-        route = self._route(scope)
-        house.metrics.answered(route, _method(scope), visit.status, visit.timings)
-        if house.tracer is not None:
-            house.tracer.end(visit.span, scope, route, visit.status, visit.timings)
+    def _note(self, visit: Visit, took_s: float) -> None:
+        """One answer for the metrics."""
+        route = self._route(visit.scope)
+        method = _method(visit.scope)
+        self.house.metrics.answered(route, method, visit.status, visit.timings, took_s)
+
+    def _trace(self, tracer: Tracer, visit: Visit) -> None:
+        tracer.end(visit.span, visit.scope, self._route(visit.scope), visit.status, visit.timings)
 
     def _route(self, scope: Scope) -> str:
         """The template of the request's path, also where it was refused before it was routed."""
@@ -206,7 +209,7 @@ def _said(scope: Scope) -> tuple[bytes, bytes]:
     if not (
         0 < len(request_id) <= REQUEST_ID_BYTES and all(33 <= byte < 127 for byte in request_id)
     ):
-        request_id = secrets.token_hex(8).encode()
+        request_id = os.urandom(8).hex().encode()
     return request_id, timeout
 
 

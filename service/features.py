@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 
 from cache.timeline import Timeline
 from models.bundle import Vocabulary
+from service.ids import Ids
 from service.job import Array
 
 TABLE_SPREAD = 8
@@ -64,11 +64,16 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def ranked(self, order: Array) -> Array | list[int | str]:
-        """The ids in this order."""
+    def ranked(self, scores: Array, count: int | None) -> Array | list[int | str]:
+        """The ids of the `count` highest scores (candidates,), best first, of equal ones the first.
+
+        Sorted from the end, so that a stable sort read backwards keeps equal ones in their order:
+        negating the scores would be one more piece of numpy to bring into the processor's caches.
+        """
+        backwards = scores[::-1].argsort(kind="stable")[::-1][:count]
         if isinstance(self.ids, np.ndarray):
-            return self.ids[order]
-        return [self.ids[place] for place in order.tolist()]
+            return self.ids[::-1][backwards]
+        return [self.ids[~place] for place in backwards.tolist()]
 
 
 class Lexicon:
@@ -90,9 +95,8 @@ class Lexicon:
 
     def look_up(self, ids: Sequence[int | str]) -> Candidates:
         """The candidates, in the same order."""
-        try:
-            numbers = np.frombuffer(array("q", cast("list[int]", ids)), np.int64)
-        except (TypeError, OverflowError):
+        numbers = (ids if isinstance(ids, Ids) else Ids(ids)).numbers
+        if numbers is None:
             return self._look_up_any(ids, ids)
         table = self._row_of_number
         # Negative ones are very large without their sign.

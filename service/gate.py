@@ -82,6 +82,6 @@ class Gate(HttpToolsProtocol):
         }
         metrics.begun()
         metrics.told(problem.slug)
-        metrics.answered("none", "other", problem.status, timings)
+        metrics.answered("none", "other", problem.status, timings, timings.total)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + body

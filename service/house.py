@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cache.base import Cache, Sweeps
@@ -108,7 +109,7 @@ class House:
     @property
     def admission(self) -> Admission:
         """Asked before it is known who answers: most often it is the active one."""
-        return self.registry.active.admission
+        return self.registry.split.active.admission
 
     @property
     def event_admission(self) -> Admission:
@@ -125,6 +126,7 @@ class House:
         """Opens every part in order; they are closed in reverse."""
         try:
             async with AsyncExitStack() as stack:
+                stack.callback(self.metrics.settle)
                 await self._furnish(stack, cache)
                 self.is_warm = True
                 log.info("ready", **self.registry.active.name)
@@ -295,7 +297,7 @@ def make_model(
     batcher = Batcher(
         engine,
         queue_limit=int(settings.work_limit_ms * COST_PER_MS),
-        on_batch=metrics.batch if metrics else None,
+        on_batch=partial(metrics.later, metrics.batch) if metrics else None,
     )
     admission = Admission(
         batcher,

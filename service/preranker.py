@@ -36,12 +36,11 @@ class Preranker:
         candidates = self.ranker.lexicon.look_up(request.candidates)
         scores = await self.score(question, memory, candidates.rows)
         question.check_deadline()
-        order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
         return {
             "user_id": request.user_id,
             "model": self.model.name,
             "scores": dict(zip(self.model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
-            "ranking": candidates.ranked(order),
+            "ranking": candidates.ranked(scores[:, 0], request.top_k),
             "unknown_items": candidates.unknown,
             "cache": memory.report(self._reception.now_s),
             "degraded": memory.degraded,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -73,9 +72,7 @@ class Ranker:
             memory, candidates, scores = await self._answer(question, request.candidates, caller)
         question.check_deadline()
         report = memory.report(self.reception.now_s)
-        order = (-scores[:, 0]).argsort(kind="stable")[: request.top_k]
-        # Counted when the answer has gone: the loop writes at the end of its turn.
-        asyncio.get_running_loop().call_soon(
+        self._metrics.later(
             self._metrics.ranked,
             memory.state,
             memory.degraded,
@@ -83,7 +80,7 @@ class Ranker:
             report["age_s"],
             model.version,
         )
-        if self._truth is not None and _is_cached(memory) and self._truth.wants_next():
+        if self._truth is not None and self._truth.wants_next() and _is_cached(memory):
             self._truth.check_soon(
                 Answered(
                     model, question.user_id, question.timestamp, memory.version,
@@ -99,7 +96,7 @@ class Ranker:
             "user_id": request.user_id,
             "model": model.name,
             "scores": dict(zip(model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
-            "ranking": candidates.ranked(order),
+            "ranking": candidates.ranked(scores[:, 0], request.top_k),
             "unknown_items": candidates.unknown,
             "cache": report,
             "degraded": memory.degraded,
@@ -113,7 +110,6 @@ class Ranker:
         self, question: Question, asked: Sequence[int | str], caller: Caller
     ) -> tuple[Memory, Candidates, Array]:
         """What is remembered, what was asked about, and the scores (candidates, tasks)."""
-        question.check_deadline()
         candidates = question.model.lexicon.look_up(asked)
         memory = await self.reception.remember(question, candidates.rows)
         return memory, candidates, await self.score(question, memory, candidates.rows, caller)

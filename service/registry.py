@@ -64,28 +64,23 @@ class Model:
     admission: Admission
     event_admission: Admission
     use: Use = field(default_factory=Use)
+    # The bundle's, in reach: every request asks for them more than once.
+    spec: Spec = field(init=False)
+    version: str = field(init=False)
+    fingerprint: str = field(init=False)
     #: As it stands in every answer.
     name: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         bundle = self.bundle
         name = {"name": bundle.name, "version": bundle.version, "fingerprint": bundle.fingerprint}
+        object.__setattr__(self, "spec", bundle.spec)
+        object.__setattr__(self, "version", bundle.version)
+        object.__setattr__(self, "fingerprint", bundle.fingerprint)
         object.__setattr__(self, "name", name)
 
     def __repr__(self) -> str:
         return f"<Model {self.version}, {self.use.count} with it>"
-
-    @property
-    def spec(self) -> Spec:
-        return self.bundle.spec
-
-    @property
-    def version(self) -> str:
-        return self.bundle.version
-
-    @property
-    def fingerprint(self) -> str:
-        return self.bundle.fingerprint
 
     @classmethod
     def of(
@@ -151,20 +146,11 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, Model] = {}
-        self._split: Split | None = None
+        #: Who answers whom; there is none before a model was added.
+        self.split: Split
 
     def __repr__(self) -> str:
         return f"<Registry of {', '.join(self._models) or 'nothing'}>"
-
-    @property
-    def split(self) -> Split:
-        if self._split is None:
-            raise RuntimeError("No model is active before one was added. This is a bug.")
-        return self._split
-
-    @split.setter
-    def split(self, split: Split) -> None:
-        self._split = split
 
     @property
     def active(self) -> Model:
@@ -172,9 +158,9 @@ class Registry:
 
     def add(self, model: Model) -> None:
         """Takes a model in; the first one is the active one."""
+        if not self._models:
+            self.split = Split(model)
         self._models[model.version] = model
-        if self._split is None:
-            self._split = Split(model)
 
     def drop(self, model: Model) -> None:
         """Requests do not find it any more; those that have found it keep it."""

@@ -6,9 +6,8 @@ Limits come in as validation context (`Limits`), so that a setting can move them
 from __future__ import annotations
 
 import re
-from array import array
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, TypeVar, cast
+from typing import Annotated, Any, NotRequired, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from service.errors import InvalidRequest
+from service.ids import Ids
 from service.sentences import sentence
 
 ID_BYTES = 128
@@ -63,15 +63,16 @@ def _check_id(value: int | str) -> int | str:
     return check_text(value) if isinstance(value, str) else value
 
 
-def _check_ids(values: list[int | str]) -> list[int | str]:
-    try:
-        array("q", cast("list[int]", values))
-    except (TypeError, OverflowError):
-        return _check_any_ids(values)
-    return values  # numbers of 64 bits: nothing else to look at
+def _check_length(values: list[Any], most: int) -> None:
+    if len(values) > most:
+        raise PydanticCustomError(
+            "too_long",
+            "has {actual_length} entries, at most {max_length} are taken",
+            {"actual_length": len(values), "max_length": most},
+        )
 
 
-def _check_any_ids(values: list[int | str]) -> list[int | str]:
+def _check_any_ids(values: list[int | str]) -> None:
     for place, value in enumerate(values):
         if type(value) is int and not LEAST_ID <= value <= MOST_ID:
             raise PydanticCustomError(
@@ -83,19 +84,23 @@ def _check_any_ids(values: list[int | str]) -> list[int | str]:
     if not harmless or (texts and (len(max(texts, key=len)) > ID_BYTES or "" in texts)):
         for text in texts:
             check_text(text)
-    return values
 
 
 def _at_most(limit: str) -> Any:
     def check(values: list[Any], info: ValidationInfo) -> list[Any]:
-        most = getattr(info.context or Limits(), limit)
-        if len(values) > most:
-            raise PydanticCustomError(
-                "too_long",
-                "has {actual_length} entries, at most {max_length} are taken",
-                {"actual_length": len(values), "max_length": most},
-            )
+        _check_length(values, getattr(info.context or Limits(), limit))
         return values
+
+    return AfterValidator(check)
+
+
+def _ids_at_most(limit: str) -> Any:
+    def check(values: list[int | str], info: ValidationInfo) -> Ids:
+        _check_length(values, getattr(info.context or Limits(), limit))
+        ids = Ids(values)
+        if ids.numbers is None:
+            _check_any_ids(values)
+        return ids  # of numbers of 64 bits there is nothing else to check
 
     return AfterValidator(check)
 
@@ -175,8 +180,7 @@ class RankRequest(UserRequest):
     candidates: Annotated[
         list[_AnyNumber | _Text],
         Field(min_length=1, json_schema_extra={"maxItems": Limits().max_candidates}),
-        _at_most("max_candidates"),
-        AfterValidator(_check_ids),
+        _ids_at_most("max_candidates"),
     ]
     top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
     model: ModelChoice | None = None
@@ -196,8 +200,7 @@ class PrerankRequest(UserRequest):
     candidates: Annotated[
         list[_AnyNumber | _Text],
         Field(min_length=1, json_schema_extra={"maxItems": Limits().max_preranked}),
-        _at_most("max_preranked"),
-        AfterValidator(_check_ids),
+        _ids_at_most("max_preranked"),
     ]
     top_k: Annotated[int, Field(strict=True, ge=1, le=LATEST_S)] | None = None
 
@@ -218,8 +221,7 @@ class ExplainRequest(BaseModel):
     candidates: Annotated[
         list[_AnyNumber | _Text],
         Field(min_length=1, json_schema_extra={"maxItems": Limits().max_explained}),
-        _at_most("max_explained"),
-        AfterValidator(_check_ids),
+        _ids_at_most("max_explained"),
     ]
     timestamp: Seconds | None = None
     #: How many of the newest events get their effect.

@@ -57,6 +57,7 @@ class Status:
 
     async def look(self) -> dict[str, Any]:
         """As it stands in `/v1/status`."""
+        self._metrics.settle()
         families = await asyncio.to_thread(lambda: list(self._metrics.families()))
         return {
             "at": time.time(),

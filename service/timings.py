@@ -46,8 +46,11 @@ class Timings:
 
     def header(self) -> str:
         """The value of the `Server-Timing` header, in milliseconds."""
-        stages = "".join(f"{name};dur={took * 1e3:.3f}, " for name, took in self.stages.items())
-        return (
-            f"{stages}cache;dur={self.cache * 1e3:.3f}, queue;dur={self.queue * 1e3:.3f}, "
-            f"run;dur={self.run * 1e3:.3f}, total;dur={self.total * 1e3:.3f}"
+        total = perf_counter() - self.began
+        own = (
+            f"cache;dur={self.cache * 1e3:.3f}, queue;dur={self.queue * 1e3:.3f}, "
+            f"run;dur={self.run * 1e3:.3f}, total;dur={total * 1e3:.3f}"
         )
+        if not self.stages:
+            return own
+        return "".join(f"{name};dur={took * 1e3:.3f}, " for name, took in self.stages.items()) + own

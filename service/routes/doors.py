@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.body import read_body
-from service.doorway import Visit, visit_of
+from service.doorway import KEY, Visit
 from service.errors import InvalidRequest
 from service.house import House
 
@@ -37,12 +37,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def house_of(request: Request) -> House:
     """The house of the app that this request came to."""
-    return visit_of(request.scope).house
+    return visit(request).house
 
 
 def visit(request: Request) -> Visit:
     """The visit that this request is."""
-    return visit_of(request.scope)
+    found: Visit = request.scope[KEY]
+    return found
 
 
 async def body_of(request: Request, house: House) -> bytes:

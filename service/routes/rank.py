@@ -36,7 +36,8 @@ router = APIRouter(tags=["rank"])
 )
 async def rank(request: Request) -> Response:
     """One user, one time, up to 2,000 candidates."""
-    house, seen = house_of(request), visit(request)
+    seen = visit(request)
+    house = seen.house
     here = company(request.scope)
     house.admission.check(seen.timings, here)
     asked = parse_rank(await body_of(request, house), house.limits)

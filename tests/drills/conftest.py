@@ -12,7 +12,7 @@ from tests.service.conftest import serve
 
 __all__ = ["serve"]  # a fixture of the service's tests, wanted here too
 
-AS_DEPLOYED = {"store_fetch_ms": 10.0}
+AS_DEPLOYED = {"store_fetch_ms": 10.0, "store_timeout_ms": 500.0}
 OUTCOMES: list[Outcome] = []
 
 

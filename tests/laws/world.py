@@ -96,7 +96,7 @@ class World:
     def check(self, user_id: str, events: Sequence[Posted], timestamp: int) -> dict[str, Any]:
         """The service's scores are the trusted ones; returns its answer."""
         answer = self.running.rank(user_id, CANDIDATES, timestamp=timestamp)
-        assert answer["degraded"] == []
+        assert answer["degraded"] == [], answer["degraded"]
         expected = reference(self.bundle, events, user_id, CANDIDATES, timestamp)
         assert np.abs(scores_of(answer) - expected).max() <= self.tolerance
         return answer

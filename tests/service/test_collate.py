@@ -112,7 +112,7 @@ def test_buckets_change_nothing_but_the_padding(shapes: list[tuple[int, int]]) -
     feed = collate(GRAPH, jobs, buckets)
     batch, candidates, records, _ = feed["picked"].shape
     assert (batch, candidates, records) in product((1, 4, 8), (2, 4, 8), (4, 8))
-    parts = split(GRAPH, jobs, outputs_of(feed))
+    parts = split(GRAPH, jobs, outputs_of(feed), buckets)
     assert len(parts) == len(jobs)
     for job, part in zip(jobs, parts, strict=True):
         assert part["scores"][:, 0].tolist() == job.feed["candidates"].tolist()

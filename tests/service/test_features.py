@@ -38,5 +38,15 @@ def test_numbers_lie_in_a_table_where_they_lie_close(ids: list[int]) -> None:
     found = Lexicon(vocabulary).look_up(ids)
     assert found.rows.tolist() == vocabulary.rows([str(number) for number in ids]).tolist()
     assert found.unknown == list(dict.fromkeys(i for i in ids if str(i) not in vocabulary))
-    order = np.arange(len(ids))[::-1]
-    assert list(found.ranked(order)) == ids[::-1]
+    assert list(found.ranked(np.arange(len(ids), dtype=np.float32), None)) == ids[::-1]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1), st.booleans())
+def test_the_best_come_first_and_of_equals_the_first(
+    scores: list[float], are_numbers: bool
+) -> None:
+    ids = [place if are_numbers else f"item {place}" for place in range(len(scores))]
+    found = LEXICON.look_up(ids).ranked(np.array(scores, np.float32), None)
+    assert list(found) == [
+        ids[place] for place in sorted(range(len(ids)), key=lambda p: -scores[p])
+    ]

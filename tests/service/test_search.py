@@ -54,7 +54,7 @@ def test_a_job_of_rows(rows: int, candidates: int, records: int, has_buckets: bo
     assert job.cost == sum(one.cost for one in alone)
     buckets = Buckets(records=8, queries=(4, 16), batches=(1, 2, 8)) if has_buckets else None
     collated = collate(GRAPH, [job], buckets)
-    (found,) = split(GRAPH, [job], outputs_of(collated))
+    (found,) = split(GRAPH, [job], outputs_of(collated), buckets)
     assert (found["scores"][..., 0] == feed["candidates"]).all()
     assert (found["seen"] == feed["timestamps"]).all()
 
