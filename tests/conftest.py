@@ -7,11 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.bundles import make_bundle, make_stage
 from tests.clusters import RedisCluster, running_cluster
 from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_tracebacks() -> None:
+    """As `marmot serve` shows them; structlog's own pictures of all variables take seconds."""
+    processors = structlog.get_config()["processors"][:-1]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import structlog
 
 from service.auth import append_key, make_key
+from service.logging import configure_logging, log
 from tests.servers import is_up
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """Leaves logging as it was found."""
+    root, structured = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.configure(**structured)
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_traceback_shows_no_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where something failed that nobody foresaw, but not what variables held."""
+    configure_logging(form=form, level="info")
+    headers = {"authorization": "Bearer hidden"}
+    try:
+        headers["nothing"]
+    except KeyError:
+        log.exception("unforeseen")
+    said = capsys.readouterr().err
+    assert "KeyError" in said
+    assert __file__ in said
+    assert "Bearer" not in said
 
 
 def test_no_history_and_no_secret(
