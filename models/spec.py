@@ -20,6 +20,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "prerank": ("prerank",),
 }
 
+#: Graphs of those that find events before they rank: keys and values of what is found, and scores.
+FOUND = ("project", "found")
+
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
 OPTIONAL = {
     "history": 0,
@@ -136,6 +139,8 @@ class Spec:
             raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
         if not self.kind.summary and bool(self.search) != bool(self.history):
             raise SpecError("history and search go together: how far back, and how many events")
+        if self.search and not self.depth:
+            raise SpecError("without layers nothing is searched for: depth must be at least 1")
         if self.search and not self.kind.can_search:
             searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
             raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
@@ -155,7 +160,8 @@ class Spec:
     @property
     def graphs(self) -> tuple[str, ...]:
         """What its bundle must hold."""
-        return STAGES[self.stage] or self.kind.graphs
+        found = FOUND if self.finds_first else ()
+        return STAGES[self.stage] or (*self.kind.graphs, *found)
 
     @cached_property
     def layers(self) -> int:

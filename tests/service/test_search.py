@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.spec import Spec
 from service.buckets import Buckets
 from service.collate import collate, split
 from service.job import Job
@@ -21,7 +20,6 @@ from tests.laws.world import World
 from tests.servers import Command, Running
 from tests.service.test_collate import GRAPH, make_job, outputs_of
 
-SPEC = Spec(depth=2, window=4, width=8, heads=2, history=200, search=6)
 laws = settings(deadline=None)
 kinds = st.lists(st.integers(0, 4), min_size=1, max_size=40).map(np.array)
 
@@ -37,11 +35,10 @@ def test_shelves(known: Any, wanted: int, most: int) -> None:
 @laws
 @given(kinds)
 def test_slots(asked: Any) -> None:
-    """Every candidate lies in a row of its own category, and its score comes back to it."""
-    slots = Slots.of(asked, SPEC)
+    """Every candidate lies in a row of its own category, and its seat is where it lies."""
+    slots = Slots.of(asked)
     assert (asked[slots.places] == slots.categories[:, None]).all()
-    scores = np.stack([slots.places, asked[slots.places]], axis=2).astype(np.float32)
-    assert slots.gathered(scores).tolist() == [[at, kind] for at, kind in enumerate(asked)]
+    assert slots.places[*slots.seats.T].tolist() == [*range(len(asked))]
 
 
 @laws
