@@ -11,6 +11,7 @@ from models import (
     found_graphs,
     full_graphs,
     marm_graphs,
+    seek_graphs,
     stca_graphs,
     summary_graphs,
 )
@@ -54,13 +55,16 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
 }
 
 
-#: What those write besides that find events before they rank.
-SEARCHING: Mapping[str, Writer] = {"project": found_graphs.project, "found": found_graphs.found}
+#: What those write besides that search.
+SEARCHING: Mapping[str, Mapping[str, Writer]] = {
+    "category": {"project": found_graphs.project, "found": found_graphs.found},
+    "attention": {"project": seek_graphs.project, "found": seek_graphs.found},
+}
 
 
 def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:
     """Every graph of a model's bundle, by name."""
-    found = SEARCHING if model.spec.finds_first else {}
+    found = SEARCHING[model.spec.search_by] if model.spec.search else {}
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
         for name, write in {**WRITERS[model.spec.family], **found}.items()

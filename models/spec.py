@@ -20,7 +20,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "prerank": ("prerank",),
 }
 
-#: Graphs of those that find events before they rank: keys and values of what is found, and scores.
+#: Graphs of those that search: keys and values of the events that are searched, and scores.
 FOUND = ("project", "found")
 
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
@@ -160,7 +160,7 @@ class Spec:
     @property
     def graphs(self) -> tuple[str, ...]:
         """What its bundle must hold."""
-        found = FOUND if self.finds_first else ()
+        found = FOUND if self.search else ()
         return STAGES[self.stage] or (*self.kind.graphs, *found)
 
     @cached_property
@@ -213,6 +213,12 @@ class Spec:
     def finds_first(self) -> bool:
         """Whether the events to attend to are found before the rank graph runs."""
         return bool(self.search) and self.search_by == "category"
+
+    @property
+    def ready_bytes(self) -> int:
+        """Keys and values of an event in all layers, where a search by attention keeps them."""
+        is_kept = self.search and not self.finds_first
+        return 8 * self.width * self.layers if is_kept else 0
 
     @property
     def reach(self) -> int:

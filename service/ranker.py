@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.reception import Reception
 from service.registry import Model, Registry
 from service.schemas import RankRequest
+from service.seeking import sought
 from service.shadow import Scored, Shadow
 from service.shelves import Slots
 from service.stale import Stale
@@ -146,10 +147,12 @@ class Ranker:
     ) -> Array:
         """Scores (candidates, tasks) of rows, from the part of the memory that ranking reads."""
         asked = {"candidates": candidates, "timestamp": np.asarray(question.timestamp)}
-        if memory.slots is None:
-            job = _job(question, memory, asked, lane)
-        else:
+        if memory.slots is not None:
             job = _found_job(question, memory.feed, asked, memory.slots, lane)
+        elif (ready := await sought(question, memory)) is not None:
+            job = _sought_job(question, ready, asked, lane)
+        else:
+            job = _job(question, memory, asked, lane)
         batcher = question.model.batcher
         if caller.is_alone and batcher.takes_at_once(job):
             outputs = batcher.run(job)
@@ -161,7 +164,7 @@ class Ranker:
         question.timings.queue += job.queue_s
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
-        return scores if memory.slots is None else scores[0]
+        return scores[0] if job.rows else scores
 
 
 def _job(question: Question, memory: Memory, asked: Mapping[str, Array], lane: Lane) -> Job:
@@ -172,6 +175,15 @@ def _job(question: Question, memory: Memory, asked: Mapping[str, Array], lane: L
     if spec.encodes:  # then every event asks as a candidate does
         sizes["events"] = records
     return Job("rank", {**asked, **known}, sizes, lane, question.deadline)
+
+
+def _sought_job(
+    question: Question, ready: Mapping[str, Array], asked: Mapping[str, Array], lane: Lane
+) -> Job:
+    """Candidates that look through a whole history by themselves: a batch of one request."""
+    feed = {**{name: part[None] for name, part in asked.items()}, **ready}
+    sizes = {"candidates": len(asked["candidates"]), "records": ready["timestamps"].shape[1]}
+    return Job("found", feed, sizes, lane, question.deadline, rows=1)
 
 
 def _found_job(

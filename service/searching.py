@@ -157,7 +157,8 @@ class Searcher:
         if new:
             question.check_deadline()
             events = {name: part[new] for name, part in events.items()}
-            ready = await project(events, question)
+            cost = EVENT_COST * question.model.spec.search
+            ready = await project(events, question, {}, cost)
             projections.put([missing[place] for place in new], events, ready)
         key, now_s = (question.model.fingerprint, question.user_id), self._clock()
         if self._near.get(key, now_s) is library:  # it has grown
@@ -204,12 +205,13 @@ class Searcher:
         library.take(chunks, stored)
 
 
-async def project(events: Mapping[str, Array], question: Question) -> dict[str, Array]:
-    """What the graph `found` reads of events (categories, K, …)."""
-    model, rows = question.model, len(events["items"])
-    cost = EVENT_COST * model.spec.search
-    job = Job("project", events, {}, Lane.RANK, question.deadline, rows=rows, cost=cost)
-    outputs = await model.batcher.submit(job)
+async def project(
+    events: Mapping[str, Array], question: Question, sizes: Mapping[str, int], cost: int
+) -> dict[str, Array]:
+    """What the graph `found` reads of events (rows, …); a row costs so many query-key pairs."""
+    batcher, rows = question.model.batcher, len(events["items"])
+    job = Job("project", events, sizes, Lane.RANK, question.deadline, rows=rows, cost=cost)
+    outputs = await batcher.submit(job)
     question.timings.queue += job.queue_s
     question.timings.run += job.run_s
     return {"timestamps": events["timestamps"], **outputs}
