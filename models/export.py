@@ -176,10 +176,57 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
         }
         scores = _run(runs["rank"], {**asked, **seen, **cached})[0]
         _compare("rank.onnx", scores, _rank(model, asked, seen, list(cached.values())), 0.0)
+        if model.spec.finds_first and events >= reads:
+            _prove_found(model, runs, asked, {**seen, **cached}, scores)
+        if model.spec.search and not model.spec.finds_first:
+            _prove_sought(runs, asked, {**seen, **cached}, scores)
         if EXPLAIN in runs:
             explained, spread, rest = _run(runs[EXPLAIN], {**asked, **seen, **cached})
             _compare("explain.onnx", explained, scores, 0.0)
             _compare("explain.onnx", spread.sum(axis=3) + rest, np.ones_like(rest), 0.0)
+
+
+def _prove_found(
+    model: RankingModel,
+    runs: Mapping[str, ort.InferenceSession],
+    asked: Feed,
+    shown: Feed,
+    scores: Array,
+) -> None:
+    """The same of the graphs that take projecting and ranking apart, candidates in two rows."""
+    made = _run(runs["project"], shown)
+    names = [port.name for port in runs["project"].get_outputs()]
+    for request in range(len(scores)):
+        ready = {
+            n: np.repeat(part[request, None], 2, axis=0)
+            for n, part in zip(names, made, strict=True)
+        }
+        ready["timestamps"] = shown["timestamps"][[request, request]]
+        seats = np.array([[0, 0], [1, 2], [0, 1], [1, 0], [1, 1]])
+        feed = {
+            **{name: part[None] for name, part in ready.items()},
+            **{name: part[request, None] for name, part in asked.items()},
+            "places": np.array([[[0, 2, 0], [3, 4, 1]]]),
+            "seats": seats[None],
+        }
+        _compare("found.onnx", _run(runs["found"], feed)[0][0], scores[request], 0.0)
+
+
+def _prove_sought(
+    runs: Mapping[str, ort.InferenceSession], asked: Feed, shown: Feed, scores: Array
+) -> None:
+    """The same where all events are searched: one row more, in the future, is the null token's."""
+    names = [port.name for port in runs["project"].get_outputs()]
+    for request in range(len(scores)):
+        events = {}
+        for name, part in shown.items():
+            more = np.zeros_like(part[request, None, :1])
+            more += NEVER_S if name == "timestamps" else 0
+            events[name] = np.concatenate([part[request, None], more], axis=1)
+        made = dict(zip(names, _run(runs["project"], events), strict=True))
+        asks = {name: part[request, None] for name, part in asked.items()}
+        ready = {"timestamps": events["timestamps"], **made}
+        _compare("found.onnx", _run(runs["found"], {**asks, **ready})[0][0], scores[request], 0.0)
 
 
 def _prove_summary(

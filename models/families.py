@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from models import din_graphs, full_graphs, marm_graphs, stca_graphs, summary_graphs
+from models import (
+    din_graphs,
+    found_graphs,
+    full_graphs,
+    marm_graphs,
+    seek_graphs,
+    stca_graphs,
+    summary_graphs,
+)
 from models.bundle import EXPLAIN, Graph
 from models.din import Din
 from models.full import Full
@@ -47,11 +55,19 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
 }
 
 
+#: What those write besides that search.
+SEARCHING: Mapping[str, Mapping[str, Writer]] = {
+    "category": {"project": found_graphs.project, "found": found_graphs.found},
+    "attention": {"project": seek_graphs.project, "found": seek_graphs.found},
+}
+
+
 def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:
     """Every graph of a model's bundle, by name."""
+    found = SEARCHING[model.spec.search_by] if model.spec.search else {}
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
-        for name, write in WRITERS[model.spec.family].items()
+        for name, write in {**WRITERS[model.spec.family], **found}.items()
         # Without layers there is no attention to show, and with search no one window of events.
         if name != EXPLAIN or (model.spec.depth and not model.spec.search)
     }

@@ -32,17 +32,22 @@ class Past:
 
 def read_past(w: GraphWeights, g: GraphBuilder) -> tuple[Past, str]:
     """The inputs that describe cached history, and their times."""
-    items = g.input("items", "int64", "batch", "records")
-    timestamps = g.input("timestamps", "int64", "batch", "records")
-    feedback = g.input("feedback", "int8", "batch", "records", w.tasks)
-    return Past(items, feedback, _read_row(w, g)), timestamps
+    past = read_events(w, g)
+    return past, g.input("timestamps", "int64", "batch", "records")
 
 
-def _read_row(w: GraphWeights, g: GraphBuilder) -> str | None:
+def read_events(w: GraphWeights, g: GraphBuilder, axis: str | int = "records") -> Past:
+    """The inputs that describe cached history, whenever it was."""
+    items = g.input("items", "int64", "batch", axis)
+    feedback = g.input("feedback", "int8", "batch", axis, w.tasks)
+    return Past(items, feedback, _read_row(w, g, axis))
+
+
+def _read_row(w: GraphWeights, g: GraphBuilder, axis: str | int) -> str | None:
     """Cached records in float32: (batch, R, depth - 1, width)."""
     names = w.spec.row.names or ()
     ports = [
-        g.input(name, w.spec.row[name].base.name, "batch", "records", *w.spec.row[name].shape)
+        g.input(name, w.spec.row[name].base.name, "batch", axis, *w.spec.row[name].shape)
         for name in names
     ]
     if not ports:
@@ -72,7 +77,7 @@ def memories(
     if not depth:
         return ()
     items = g.add("Reshape", past.items, g.ints(-1))  # (N,) of all requests
-    known = _known(w, g, items, past.records)
+    known = known_of(w, g, items, past.records)
     fed = Fed.of(w, g, items, past.feedback)
     timed = g.add("Mul", g.add("Reshape", bucket, g.ints(-1)), g.constant(3, "int32"))
     states = (g.add("Add", timed, fed.states[0]), *fed.states[1:])
@@ -99,7 +104,7 @@ def memories(
     return zip(by_layer(leading_keys, keys), by_layer(leading_values, values), strict=True)
 
 
-def _known(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) -> str:
+def known_of(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) -> str:
     """What each layer knows of N events before their feedback: (layers, N, width)."""
     if records is not None and w.spec.stage == "prerank":
         deepest = g.add("Gather", records, g.ints(w.spec.hidden_depths - 1), axis=2)

@@ -20,6 +20,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "prerank": ("prerank",),
 }
 
+#: Graphs of those that search: keys and values of the events that are searched, and scores.
+FOUND = ("project", "found")
+
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
 OPTIONAL = {
     "history": 0,
@@ -136,6 +139,8 @@ class Spec:
             raise SpecError(f"search by one of {', '.join(SEARCHES)}, not {self.search_by!r}")
         if not self.kind.summary and bool(self.search) != bool(self.history):
             raise SpecError("history and search go together: how far back, and how many events")
+        if self.search and not self.depth:
+            raise SpecError("without layers nothing is searched for: depth must be at least 1")
         if self.search and not self.kind.can_search:
             searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
             raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
@@ -155,7 +160,8 @@ class Spec:
     @property
     def graphs(self) -> tuple[str, ...]:
         """What its bundle must hold."""
-        return STAGES[self.stage] or self.kind.graphs
+        found = FOUND if self.search else ()
+        return STAGES[self.stage] or (*self.kind.graphs, *found)
 
     @cached_property
     def layers(self) -> int:
@@ -207,6 +213,12 @@ class Spec:
     def finds_first(self) -> bool:
         """Whether the events to attend to are found before the rank graph runs."""
         return bool(self.search) and self.search_by == "category"
+
+    @property
+    def ready_bytes(self) -> int:
+        """Keys and values of an event in all layers, where a search by attention keeps them."""
+        is_kept = self.search and not self.finds_first
+        return 8 * self.width * self.layers if is_kept else 0
 
     @property
     def reach(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import numpy as np
@@ -13,7 +13,8 @@ from cache.snapshot import Snapshot
 from models.spec import Spec
 from service.features import History
 from service.job import Array
-from service.rebuild import Plan, plan_rebuild
+from service.projections import MOST_KEPT, Projections
+from service.rebuild import Plan, fields_of, plan_rebuild
 from service.registry import Model
 from service.shelves import Shelves
 
@@ -35,6 +36,9 @@ class Library:
         #: Events that nothing is searched in.
         self.first = max(0, count - spec.history)
         self.shelves = Shelves(categories[history.items[self.first :]], spec.search)
+        self.projections = Projections()
+        #: Those of an earlier version of the user, to take over what is still true.
+        self.before = Projections()
         self.rows = np.zeros(count, spec.row)
         self.valid = np.full(count, not spec.cached_depths)
         self.begins = snapshot is None or (snapshot.complete and not snapshot.trimmed)
@@ -55,11 +59,33 @@ class Library:
     @property
     def size_bytes(self) -> int:
         """About what its arrays hold."""
-        return self.rows.nbytes + 48 * len(self.history)
+        return self.rows.nbytes + 48 * len(self.history) + self._projected_bytes
 
-    def find(self, categories: Array) -> Array:
+    @property
+    def _projected_bytes(self) -> int:
+        return self.projections.size_bytes + self.before.size_bytes
+
+    def find(self, categories: Iterable[int]) -> Array:
         """The places of the events found for each category: (categories, K), ascending."""
-        return self.first + np.stack([self.shelves.find(int(kind)) for kind in categories])
+        return self.first + np.stack([self.shelves.find(kind) for kind in categories])
+
+    def projections_for(self, categories: list[int]) -> tuple[Projections, list[int]]:
+        """Where keys and values of these categories are kept, and those not made yet."""
+        missing = self.projections.missing(categories)
+        if missing and len(self.projections) + len(missing) > MOST_KEPT:
+            self.projections = Projections()  # who reads the others holds on to them
+            missing = self.projections.missing(categories)
+        return self.projections, missing
+
+    def events_at(self, places: Array) -> dict[str, Array]:
+        """What graphs read of events, in the shape of their places."""
+        history = self.history
+        return {
+            "items": history.items[places],
+            "timestamps": history.timestamps[places],
+            "feedback": history.feedback[places],
+            **fields_of(self.rows[places]),
+        }
 
     def chunks_with(self, places: Array) -> list[int]:
         """The stored chunks of these events that were not read yet."""

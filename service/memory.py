@@ -61,6 +61,8 @@ class Memory:
     #: What stands for the events before the newest ones, in the families that summarise.
     summary: dict[str, Array] | None = None
     unseen: int = 0
+    #: Keys and values of all events, where a search by attention has made them.
+    ready: dict[str, Array] | None = None
 
     @classmethod
     def of(
@@ -107,13 +109,16 @@ class Known:
 
     snapshot: Snapshot
     memory: Memory
+    #: What a search may yet add to the memory.
+    ready_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
         """About what it holds: the snapshot's rows and ids, and the feed."""
         arrays = [self.snapshot.stored.rows, *self.memory.feed.values()]
         arrays += [self.snapshot.summary.row] if self.snapshot.summary else []
-        return sum(array.nbytes for array in arrays) + EVENT_BYTES * len(self.snapshot.stored.valid)
+        events = len(self.snapshot.stored.valid)
+        return sum(array.nbytes for array in arrays) + EVENT_BYTES * events + self.ready_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,8 @@ class Memories:
         else:
             memory = await self._remember_stored(question, snapshot, degraded)
         if snapshot.good_until_s and memory.state == "hit" and BEHIND not in degraded:
-            self._near.put(key, Known(snapshot, memory), self._clock())
+            ready_bytes = memory.events * model.spec.ready_bytes
+            self._near.put(key, Known(snapshot, memory, ready_bytes), self._clock())
         return memory
 
     async def _fetch_older(self, question: Question, layout: Layout) -> Snapshot:

@@ -29,7 +29,8 @@ class Near(Generic[T]):
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._bytes = 0
-        self._kept: OrderedDict[tuple[str, str], tuple[T, float]] = OrderedDict()
+        #: With when each was used last, and its size when it was put here: it may have grown since.
+        self._kept: OrderedDict[tuple[str, str], tuple[T, float, int]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Near {len(self._kept)} kept, {self._bytes} of {self._budget_bytes} bytes>"
@@ -39,17 +40,18 @@ class Near(Generic[T]):
         found = self._kept.get(key)
         if found is None:
             return None
-        self._kept[key] = (found[0], now_s)
+        self._kept[key] = (found[0], now_s, found[2])
         self._kept.move_to_end(key)
         return found[0]
 
     def put(self, key: tuple[str, str], value: T, now_s: float) -> None:
         """Keeps the value; the least recently used ones make room."""
         self.drop(key)
-        if value.size_bytes > self._budget_bytes:
+        size_bytes = value.size_bytes
+        if size_bytes > self._budget_bytes:
             return
-        self._kept[key] = (value, now_s)
-        self._bytes += value.size_bytes
+        self._kept[key] = (value, now_s, size_bytes)
+        self._bytes += size_bytes
         while self._kept and (
             self._bytes > self._budget_bytes or self._oldest_s() < now_s - IDLE_S
         ):
@@ -59,7 +61,7 @@ class Near(Generic[T]):
         """Forgets the value, if there is one."""
         found = self._kept.pop(key, None)
         if found is not None:
-            self._bytes -= found[0].size_bytes
+            self._bytes -= found[2]
 
     def _oldest_s(self) -> float:
         return next(iter(self._kept.values()))[1]

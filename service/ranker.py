@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,15 @@ from cache.base import Cache
 from service.caller import Caller
 from service.chores import Chores
 from service.features import Candidates
-from service.job import Array, Job, Lane
+from service.job import Array, Job, Lane, cost_of
 from service.memory import Memory, Question
 from service.metrics import Metrics
 from service.reception import Reception
 from service.registry import Model, Registry
 from service.schemas import RankRequest
+from service.seeking import sought
 from service.shadow import Scored, Shadow
+from service.shelves import Slots
 from service.stale import Stale
 from service.timings import Timings
 from service.truth import Answered, Truth
@@ -144,23 +146,13 @@ class Ranker:
         lane: Lane = Lane.RANK,
     ) -> Array:
         """Scores (candidates, tasks) of rows, from the part of the memory that ranking reads."""
-        slots = memory.slots
-        known, records = memory.newest(question.model.spec.attends)
-        timestamp = np.asarray(question.timestamp)
-        if slots is not None:
-            candidates = candidates[slots.places]
-            timestamp = timestamp.repeat(len(slots))
-        sizes = {"candidates": candidates.shape[-1], "records": records}
-        if question.model.spec.encodes:  # then every event asks as a candidate does
-            sizes["events"] = records
-        job = Job(
-            "rank",
-            {"candidates": candidates, "timestamp": timestamp, **known},
-            sizes,
-            lane,
-            question.deadline,
-            rows=len(slots) if slots is not None else 0,
-        )
+        asked = {"candidates": candidates, "timestamp": np.asarray(question.timestamp)}
+        if memory.slots is not None:
+            job = _found_job(question, memory.feed, asked, memory.slots, lane)
+        elif (ready := await sought(question, memory)) is not None:
+            job = _sought_job(question, ready, asked, lane)
+        else:
+            job = _job(question, memory, asked, lane)
         batcher = question.model.batcher
         if caller.is_alone and batcher.takes_at_once(job):
             outputs = batcher.run(job)
@@ -172,7 +164,42 @@ class Ranker:
         question.timings.queue += job.queue_s
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
-        return scores if slots is None else slots.gathered(scores)
+        return scores[0] if job.rows else scores
+
+
+def _job(question: Question, memory: Memory, asked: Mapping[str, Array], lane: Lane) -> Job:
+    """Candidates against one list of events."""
+    spec = question.model.spec
+    known, records = memory.newest(spec.attends)
+    sizes = {"candidates": len(asked["candidates"]), "records": records}
+    if spec.encodes:  # then every event asks as a candidate does
+        sizes["events"] = records
+    return Job("rank", {**asked, **known}, sizes, lane, question.deadline)
+
+
+def _sought_job(
+    question: Question, ready: Mapping[str, Array], asked: Mapping[str, Array], lane: Lane
+) -> Job:
+    """Candidates that look through a whole history by themselves: a batch of one request."""
+    feed = {**{name: part[None] for name, part in asked.items()}, **ready}
+    sizes = {"candidates": len(asked["candidates"]), "records": ready["timestamps"].shape[1]}
+    return Job("found", feed, sizes, lane, question.deadline, rows=1)
+
+
+def _found_job(
+    question: Question,
+    ready: Mapping[str, Array],
+    asked: Mapping[str, Array],
+    slots: Slots,
+    lane: Lane,
+) -> Job:
+    """Candidates of each category against its own events: a batch by itself, of one request."""
+    feed = {**asked, **ready, "places": slots.places, "seats": slots.seats}
+    rows, columns = slots.places.shape
+    sizes = {"candidates": len(slots.seats), "rows": rows, "columns": columns}
+    cost = cost_of({**sizes, "records": question.model.spec.search}) + slots.cost
+    whole = {name: part[None] for name, part in feed.items()}
+    return Job("found", whole, sizes, lane, question.deadline, rows=1, cost=cost)
 
 
 def _is_cached(memory: Memory) -> bool:

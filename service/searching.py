@@ -6,7 +6,7 @@ the rows of the events that were found, by position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -18,17 +18,21 @@ from cache.timeline import Timeline
 from service.chores import Chores
 from service.events import history_events
 from service.features import History
-from service.job import Array, Lane
+from service.job import Array, Job, Lane
 from service.keeper import keep_rows
 from service.library import Library
 from service.memory import AWAY, QUARANTINED, TRIMMED, Memories, Memory, Question, nothing_known
 from service.near import Near
-from service.rebuild import Plan, fields_of, rebuild
+from service.projections import Projections
+from service.rebuild import Plan, rebuild
 from service.shelves import Slots
 
 MOST_OVERTAKEN = 5
 """Times that a user may be written between the two reads before a request goes on without."""
 
+
+EVENT_COST = 60
+"""What keys and values of an event cost, in query-key pairs."""
 
 SHORT = 1_000
 """Events that are read within the time a request waits for the store; more get more of it."""
@@ -96,6 +100,8 @@ class Searcher:
         if known is not None and snapshot is last:
             return known
         library = Library.of(snapshot, model)
+        if known is not None:
+            library.before = known.projections if len(known.projections) else known.before
         if snapshot.good_until_s:
             self._near.put(key, library, now_s)
         return library
@@ -111,30 +117,53 @@ class Searcher:
         model, history = question.model, library.history
         kinds = model.bundle.vocabulary.categories[candidates]
         events = len(history) - library.first
+        slots = None
         if events <= model.spec.search:  # everybody finds everything
-            slots, places = None, np.arange(library.first, len(history))
+            places = np.arange(library.first, len(history))
+            recomputed, is_exact = await self._fill(library, places, question)
+            feed = library.events_at(places)
         else:
-            slots = Slots.of(kinds, model.spec)
-            places = library.find(slots.categories)  # (S, K)
-        recomputed, is_exact = await self._fill(library, np.unique(places), question)
+            slots = Slots.of(kinds)
+            asked = slots.categories.tolist()
+            projections, recomputed, is_exact = await self._project(library, asked, question)
+            feed = projections.of(asked)
         snapshot = library.snapshot
         if not is_exact or (snapshot and snapshot.trimmed and events < model.spec.history):
             degraded.append(TRIMMED)
         return Memory(
             "partial" if recomputed and state == "hit" else state,
             events,
-            {
-                "items": history.items[places],
-                "timestamps": history.timestamps[places],
-                "feedback": history.feedback[places],
-                **fields_of(library.rows[places]),
-            },
+            feed,
             recomputed,
             snapshot.version if snapshot else 0,
             library.written_at_s,
             degraded,
             slots=slots,
         )
+
+    async def _project(
+        self, library: Library, categories: list[int], question: Question
+    ) -> tuple[Projections, int, bool]:
+        """Keys and values of what is found for these categories; rows rebuilt, and exactly?"""
+        projections, missing = library.projections_for(categories)
+        if not missing:
+            return projections, 0, True
+        places = library.find(missing)  # (categories, K)
+        filled = await self._fill(library, np.unique(places), question)
+        events = library.events_at(places)
+        projections.take_over(missing, events, library.before)
+        library.before = Projections()
+        new = [place for place, kind in enumerate(missing) if projections.missing([kind])]
+        if new:
+            question.check_deadline()
+            events = {name: part[new] for name, part in events.items()}
+            cost = EVENT_COST * question.model.spec.search
+            ready = await project(events, question, {}, cost)
+            projections.put([missing[place] for place in new], events, ready)
+        key, now_s = (question.model.fingerprint, question.user_id), self._clock()
+        if self._near.get(key, now_s) is library:  # it has grown
+            self._near.put(key, library, now_s)
+        return projections, *filled
 
     async def _fill(self, library: Library, places: Array, question: Question) -> tuple[int, bool]:
         """Makes the rows at these places (ascending) valid; how many were rebuilt, and exactly?"""
@@ -174,3 +203,15 @@ class Searcher:
         finally:
             question.timings.cache += perf_counter() - began
         library.take(chunks, stored)
+
+
+async def project(
+    events: Mapping[str, Array], question: Question, sizes: Mapping[str, int], cost: int
+) -> dict[str, Array]:
+    """What the graph `found` reads of events (rows, …); a row costs so many query-key pairs."""
+    batcher, rows = question.model.batcher, len(events["items"])
+    job = Job("project", events, sizes, Lane.RANK, question.deadline, rows=rows, cost=cost)
+    outputs = await batcher.submit(job)
+    question.timings.queue += job.queue_s
+    question.timings.run += job.run_s
+    return {"timestamps": events["timestamps"], **outputs}

@@ -12,9 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from models.operations import operations
-from models.spec import Spec
-from service.job import Array
+from service.job import QUERY_COST, Array
 
 
 class Shelves:
@@ -53,34 +51,41 @@ class Slots:
 
     categories: Array  # (S,)
     places: Array  # (S, c) of candidates; where a category has fewer, the first one again
+    seats: Array  # (C, 2): row and column of each candidate
 
     @classmethod
-    def of(cls, categories: Array, spec: Spec) -> Self:
+    def of(cls, categories: Array) -> Self:
         """Of the candidates' categories (C,)."""
         order = np.argsort(categories, kind="stable")
         kinds, starts, counts = np.unique(categories[order], return_index=True, return_counts=True)
-        size = _best_size(counts, spec)
+        size = _best_size(counts)
         rows = -(-counts // size)  # of each category
+        first = np.cumsum(rows) - rows
         owner = np.repeat(np.arange(len(kinds)), rows)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(rows) - rows, rows)
+        place = np.arange(len(owner)) - first[owner]
         inside = place[:, None] * size + np.arange(size)  # (S, c) within the category
         inside[inside >= counts[owner, None]] = 0
-        return cls(kinds[owner], order[starts[owner, None] + inside])
+        own = np.arange(len(categories)) - np.repeat(starts, counts)  # within the category
+        seats = np.empty((len(categories), 2), np.int64)
+        seats[order, 0] = np.repeat(first, counts) + own // size
+        seats[order, 1] = own % size
+        return cls(kinds[owner], order[starts[owner, None] + inside], seats)
 
     def __len__(self) -> int:
         return len(self.categories)
 
-    def gathered(self, scores: Array) -> Array:
-        """Scores (S, c, tasks) as they were asked for: (candidates, tasks)."""
-        found = np.empty((int(self.places.max()) + 1, scores.shape[2]), scores.dtype)
-        found[self.places] = scores
-        return found
+    @property
+    def cost(self) -> int:
+        """What its rows cost by themselves, in query-key pairs."""
+        return ROW_COST // 2 * QUERY_COST * len(self)
 
 
-def _best_size(counts: Array, spec: Spec) -> int:
-    """Candidates in a row: many waste padding, few repeat the work on the events."""
-    work = operations(spec)
+def _best_size(counts: Array) -> int:
+    """Candidates in a row: many waste padding, few repeat what each row costs by itself."""
     sizes = np.unique(np.concatenate([counts, -(-counts.max() // np.arange(1, 9))]))
     rows = (-(-counts // sizes[:, None])).sum(axis=1)
-    costs = rows * (work.per_request + sizes * work.per_candidate)
-    return int(sizes[np.argmin(costs)])
+    return int(sizes[np.argmin(rows * (ROW_COST + sizes))])
+
+
+#: What the keys and values of a row cost, in candidates that attend to them.
+ROW_COST = 20

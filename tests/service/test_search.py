@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from models.spec import Spec
 from service.buckets import Buckets
 from service.collate import collate, split
+from service.features import History
 from service.job import Job
+from service.library import Library
+from service.projections import MOST_KEPT, Projections
 from service.shelves import Shelves, Slots
 from tests.bundles import ITEMS, make_bundle
 from tests.laws.world import World
 from tests.servers import Command, Running
 from tests.service.test_collate import GRAPH, make_job, outputs_of
 
-SPEC = Spec(depth=2, window=4, width=8, heads=2, history=200, search=6)
 laws = settings(deadline=None)
 kinds = st.lists(st.integers(0, 4), min_size=1, max_size=40).map(np.array)
 
@@ -37,11 +39,10 @@ def test_shelves(known: Any, wanted: int, most: int) -> None:
 @laws
 @given(kinds)
 def test_slots(asked: Any) -> None:
-    """Every candidate lies in a row of its own category, and its score comes back to it."""
-    slots = Slots.of(asked, SPEC)
+    """Every candidate lies in a row of its own category, and its seat is where it lies."""
+    slots = Slots.of(asked)
     assert (asked[slots.places] == slots.categories[:, None]).all()
-    scores = np.stack([slots.places, asked[slots.places]], axis=2).astype(np.float32)
-    assert slots.gathered(scores).tolist() == [[at, kind] for at, kind in enumerate(asked)]
+    assert slots.places[*slots.seats.T].tolist() == [*range(len(asked))]
 
 
 @laws
@@ -152,3 +153,55 @@ def test_options_without_sense(tmp_path: Path, options: list[str], said: str) ->
     assert (code, out) == (2, "")
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("searched_by", ["category", "attention"])
+def test_keys_and_values_are_made_once(tmp_path: Path, searched_by: str) -> None:
+    """A request runs over what an earlier one has made, until the user has another event."""
+    bundle = make_bundle(
+        tmp_path / "bundle", history=300, search=6, depth=2, window=4, search_by=searched_by
+    )
+    running = Running(bundle=bundle, cache=f"lmdb:{tmp_path / 'cache'}")
+    try:
+        world, events = World(running, bundle), shown("u", 80)
+        running.post(*events)
+        for made in (1, 1):
+            world.check("u", events, 10**6)
+            assert running.runs["project"] == made
+        more = shown("u", 1, start=80)
+        running.post(*more)
+        world.check("u", [*events, *more], 10**6)
+        assert running.runs["project"] == 2
+    finally:
+        running.stop()
+
+
+def test_what_is_still_true_is_taken_over() -> None:
+    """A later version of a user makes anew only the categories whose events are others."""
+    events = {"items": np.array([[1, 2], [3, 4], [5, 6]])}
+    ready = {"keys_0": np.array([[10.0], [30.0], [50.0]])}
+    earlier, later = Projections(), Projections()
+    earlier.put([7, 2, 4], events, ready)
+    assert earlier.missing([4, 9, 2, 9]) == [9]
+    assert earlier.of([2, 4, 7])["keys_0"].tolist() == [[30.0], [50.0], [10.0]]
+    assert earlier.of([7, 7, 2])["keys_0"].tolist() == [[10.0], [10.0], [30.0]]
+    later.take_over([2, 3, 7], {"items": np.array([[3, 4], [3, 4], [1, 9]])}, earlier)
+    assert later.missing([2, 3, 7]) == [3, 7]
+    assert later.of([2])["keys_0"].tolist() == [[30.0]]
+
+
+def test_many_categories_do_not_pile_up() -> None:
+    """Whoever has asked about more categories than are kept has the first made anew."""
+    kinds = np.zeros(300, np.int64)
+    spec = Spec(depth=1, window=4, width=8, heads=2, history=200, search=6, family="sim")
+    empty = np.zeros(300, np.int64)
+    history = History(empty, empty, np.zeros((300, 1), np.int8))
+    library = Library(history, spec, kinds)
+    first, missing = library.projections_for([*range(MOST_KEPT)])
+    assert missing == [*range(MOST_KEPT)]
+    events = library.events_at(library.find(missing))
+    first.put(missing, events, {"timestamps": events["timestamps"]})
+    again, missing = library.projections_for([3, MOST_KEPT])
+    assert again is not first
+    assert missing == [3, MOST_KEPT]
+    assert len(first) == MOST_KEPT

@@ -1,0 +1,33 @@
+"""What a search by attention looks through: keys and values of a long history, kept with it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.collate import NEVER
+from service.job import Array
+from service.memory import Memory, Question
+from service.searching import EVENT_COST, project
+
+
+async def sought(question: Question, memory: Memory) -> dict[str, Array] | None:
+    """What the graph `found` reads of a user, each (1, events + 1, …); None if all are attended to.
+
+    It stays with the memory, which the near tier may keep.
+    """
+    spec = question.model.spec
+    if not spec.search or spec.finds_first or memory.events <= spec.search:
+        return None
+    if memory.ready is None:
+        known, events = memory.newest(spec.attends)
+        question.check_deadline()
+        rows = {name: _with_one_more(name, part)[None] for name, part in known.items()}
+        sizes = {"records": events + 1}
+        memory.ready = await project(rows, question, sizes, cost=events * EVENT_COST)
+    return memory.ready
+
+
+def _with_one_more(name: str, part: Array) -> Array:
+    """A last row, in the future of everything: the graph puts its null token there."""
+    last = np.full_like(part[:1], NEVER if name == "timestamps" else 0)
+    return np.concatenate([part, last])
