@@ -21,11 +21,17 @@ import numpy as np
 
 from loadtest.arrivals import Schedule, poisson
 from loadtest.cache_times import DTYPES, RECORDS, CacheTimes
-from loadtest.contestants import Service, bare_graph, matrix_products, service_on
+from loadtest.contestants import (
+    Service,
+    app_in_process,
+    bare_graph,
+    matrix_products,
+    service_on,
+)
 from loadtest.deck import Deck, Item, items_of
 from loadtest.gemm import libraries
 from loadtest.processes import Helper
-from loadtest.shape import Bare, Loop, Mix, Shape
+from loadtest.shape import Bare, InProcess, Loop, Mix, Shape
 from loadtest.stores import Place, Store, opened
 from loadtest.untrained import untrained_bundle
 
@@ -67,6 +73,7 @@ class Contest:
     bare: Helper
     products: dict[str, Helper]
     services: list[Service]
+    insides: list[Helper]
     items: list[Item]
     gemm: dict[str, list[float]] = field(default_factory=dict)
 
@@ -134,6 +141,7 @@ async def _open(plan: Plan, stack: AsyncExitStack) -> Contest:
         await enter(bare_graph(bundle)),
         {name: await enter(matrix_products()) for name in libraries()},
         [await enter(service_on(place, bundle)) for place in places],
+        [await enter(app_in_process(place, bundle)) for place in places],
         items,
     )
 
@@ -142,7 +150,7 @@ async def _shapes(contest: Contest) -> list[Shape]:
     """Every size on every store, the stores filled."""
     plan, shapes = contest.plan, []
     sizes = [Bare(*size) for size in product(plan.candidates, plan.records)]
-    for service in contest.services:
+    for service, inside in zip(contest.services, contest.insides, strict=True):
         filled: set[int] = set()
         for size in sizes:
             deck = Deck(contest.items, size.candidates, size.records)
@@ -150,7 +158,7 @@ async def _shapes(contest: Contest) -> list[Shape]:
                 await service.fill(deck, size.records)
                 filled.add(size.records)
             mixes = [Mix(rate) for rate in plan.hit_rates] if size.records else []
-            shapes.append(Shape(size, service, deck, mixes))
+            shapes.append(Shape(size, service, deck, mixes, InProcess(inside)))
     return shapes
 
 
@@ -183,6 +191,7 @@ async def _turns(plan: Plan, shape: Shape, number: int) -> None:
     """One service's turns at one size."""
     service, deck, seconds = shape.service, shape.deck, plan.turn_s
     state = "hit" if shape.bare.records else "cold"
+    await shape.inside.turn(deck, shape.bare, seconds)
     before = service.cpu()
     shape.one.add(await service.closed(seconds, 1, deck.known(), state))
     shape.cpu.add(service.cpu(), before)

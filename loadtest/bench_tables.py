@@ -14,7 +14,10 @@ def sections_of(report: Report) -> list[Section]:
     if report["kind"] == "peers":
         return [_peers(report, candidates) for candidates in report["candidates"]]
     shapes = [{**shape, "size": _size(shape)} for shape in report["shapes"]]
-    found = [_limit(report, shapes), _closed(shapes), _open(report, shapes), _cpu(shapes)]
+    found = [
+        _limit(report, shapes), _inside(shapes), _closed(shapes), _open(report, shapes),
+        _cpu(shapes),
+    ]  # fmt: skip
     mixes = [{**shape, **mix} for shape in shapes for mix in shape["hit_rates"]]
     return found + [_hit_rates(mixes)] * bool(mixes) + [_cache(report)] * bool(report["cache"])
 
@@ -38,6 +41,22 @@ def _limit(report: Report, shapes: list[Report]) -> Section:
             Column("bare_gemm_share", "share of the products' rate", ".0%"),
         ),
         [shape for shape in shapes if shape["store"] == first],
+    )
+
+
+def _inside(shapes: list[Report]) -> Section:
+    return Section(
+        "The app and the bare graph in one process, without sockets, 25 of each in turns; CPU time "
+        "with what is counted when the answer has gone:",
+        (
+            *WHICH,
+            Column("inside_bare_p50_ms", "bare p50, ms", ",.3f"),
+            Column("inside_p50_ms", "app p50, ms", ",.3f"),
+            Column("inside_ratio", "app / bare", ",.3f"),
+            Column("inside_bare_cpu_ms", "bare CPU, ms", ",.3f"),
+            Column("inside_cpu_ms", "app CPU, ms", ",.3f"),
+        ),
+        shapes,
     )
 
 

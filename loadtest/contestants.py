@@ -140,6 +140,14 @@ def bare_graph(bundle: Path) -> AbstractAsyncContextManager[Helper]:
     return helper("the bare loop", sys.executable, "-m", "service.bare", "--bundle", str(bundle))
 
 
+def app_in_process(place: Place, bundle: Path) -> AbstractAsyncContextManager[Helper]:
+    """The app without sockets, in turns with the bare graph in the same process."""
+    return helper(
+        "the app in process", sys.executable, "-m", "service.bare_app",
+        "--bundle", str(bundle), "--cache", place.url,
+    )  # fmt: skip
+
+
 def matrix_products() -> AbstractAsyncContextManager[Helper]:
     """Float32 products, by numpy or torch; a process for each that takes part."""
     return helper("the matrix products", sys.executable, "-m", "loadtest.gemm")
