@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from loadtest import short_tables
 from loadtest.tables import Column, Report, Section
 
+ONE_TABLE = {
+    "memory": short_tables.memory,
+    "workers": short_tables.workers,
+    "backfill": short_tables.backfill,
+}
 WHICH = (Column("store", "store", ""), Column("size", "candidates x records", ""))
 
 
 def sections_of(report: Report) -> list[Section]:
     """The tables of a report, whichever kind it is."""
+    if report["kind"] in ONE_TABLE:
+        return [ONE_TABLE[report["kind"]](report)]
     if report["kind"] == "peers":
         return [_peers(report, candidates) for candidates in report["candidates"]]
     shapes = [{**shape, "size": _size(shape)} for shape in report["shapes"]]

@@ -24,6 +24,7 @@ import uvloop
 from service.app import create_app
 from service.bare import random_feed
 from service.doorway import Doorway
+from service.logging import configure_logging
 from service.settings import read_settings
 from service.wire import BODY, CAME, REQUESTS
 
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
         store_timeout_ms=PATIENCE_MS,
         default_deadline_ms=PATIENCE_MS,
     )
+    configure_logging(form=settings.log_format, level="warning")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(create_app(settings), questions))
 
@@ -64,7 +66,7 @@ async def _turns(
     app: Doorway, body: str, candidates: int, records: int, seconds: float
 ) -> dict[str, Any]:
     engine, metrics = app.house.registry.active.engine, app.house.metrics
-    feed = random_feed(engine.bundle, candidates, records)
+    feed = random_feed(engine.bundle, "rank", candidates=candidates, records=records)
     content = body.encode()
 
     async def run() -> None:
