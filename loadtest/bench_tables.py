@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from loadtest import short_tables
 from loadtest.tables import Column, Report, Section
 
-ONE_TABLE = {
-    "memory": short_tables.memory,
-    "workers": short_tables.workers,
-    "backfill": short_tables.backfill,
-}
 WHICH = (Column("store", "store", ""), Column("size", "candidates x records", ""))
 
 
@@ -167,3 +162,61 @@ def _peers(report: Report, candidates: int) -> Section:
         ),
         [row for row in report["peers"] if row["candidates"] == candidates],
     )
+
+
+def _memory(report: Report) -> Section:
+    """Memory of one process over many requests."""
+    return Section(
+        "Resident memory of one process, after the first 5% of the requests and every further 5%, "
+        "none refused:",
+        (
+            Column("requests", "requests", ",d"),
+            Column("warm_mib", "after 5%, MiB", ",.1f"),
+            Column("least_mib", "least", ",.1f"),
+            Column("greatest_mib", "greatest", ",.1f"),
+            Column("swing", "largest change", ".1%"),
+        ),
+        [report],
+    )
+
+
+def _workers(report: Report) -> Section:
+    """CPU of a request by number of workers."""
+    return Section(
+        f"CPU milliseconds of a request, {report['records']} records, the same arrivals for all, "
+        "in turns:",
+        (
+            Column("store", "store", ""),
+            Column("candidates", "candidates", ",d"),
+            Column("workers", "workers", ",d"),
+            Column("service_cpu_ms", "service", ",.3f"),
+            Column("generator_cpu_ms", "generator", ",.3f"),
+            Column("store_cpu_ms", "store", ",.3f"),
+            Column("p99_ms", "p99, ms", ",.1f"),
+        ),
+        report["workers"],
+    )
+
+
+def _backfill(report: Report) -> Section:
+    """Events a second of processor time, and peak memory."""
+    return Section(
+        f"`marmot backfill`, {report['events_per_user']} events of each user, one thread:",
+        (
+            Column("events_per_cpu_s", "events per CPU second", ",.0f"),
+            Column("bare_events_per_cpu_s", "bare encode.onnx", ",.0f"),
+            Column("share", "share", ".0%"),
+            Column("events", "events", ",d"),
+            Column("peak_mib", "peak, MiB", ",.0f"),
+            Column("larger_events", "events", ",d"),
+            Column("larger_peak_mib", "peak, MiB", ",.0f"),
+        ),
+        [report],
+    )
+
+
+ONE_TABLE: dict[str, Callable[[Report], Section]] = {
+    "memory": _memory,
+    "workers": _workers,
+    "backfill": _backfill,
+}

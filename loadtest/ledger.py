@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import orjson
 from loadtest.processes import BenchError
 from loadtest.tables import Report
 
+KEPT = ("--out", "--note")
 GIT = ("describe", "--always", "--dirty", "--abbrev=8", "--exclude=*")
 
 
@@ -24,7 +26,7 @@ def signed(report: Report, note: str | None) -> Report:
     return {
         **report,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "command": shlex.join(["marmot", *sys.argv[1:]]),
+        "command": shlex.join(["marmot", *_told(sys.argv[1:])]),
         "commit": _commit(),
         "note": note,
     }
@@ -71,6 +73,16 @@ def origin(report: Report) -> str:
 
 def _by_kind(found: dict[str, Report]) -> dict[str, Report]:
     return {report["kind"]: report for report in found.values()}
+
+
+def _told(arguments: list[str]) -> Iterator[str]:
+    """What was asked for, without where it is kept."""
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument in KEPT:
+            next(waiting, None)
+        elif not argument.startswith(tuple(f"{option}=" for option in KEPT)):
+            yield argument
 
 
 def _commit() -> str | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from loadtest.ledger import origin
 from loadtest.tables import Column, Report, Section, markdown
 
-NAMES = {"marmot": "Marmot", "fastapi": "plain FastAPI + ONNX Runtime", "kserve": "KServe's SDK",
+NAMES = {"marmot": "Marmot", "marmot without near tier": "Marmot without its near tier",
+         "fastapi": "plain FastAPI + ONNX Runtime", "kserve": "KServe's SDK",
          "litserve": "LitServe", "bentoml": "BentoML"}  # fmt: skip
 
 
@@ -61,61 +62,4 @@ def _peers(report: Report) -> Section:
     )
 
 
-def memory(report: Report) -> Section:
-    """Memory of one process over many requests."""
-    return Section(
-        "Resident memory of one process, after the first 5% of the requests and every further 5%, "
-        "none refused:",
-        (
-            Column("requests", "requests", ",d"),
-            Column("warm_mib", "after 5%, MiB", ",.1f"),
-            Column("least_mib", "least", ",.1f"),
-            Column("greatest_mib", "greatest", ",.1f"),
-            Column("swing", "largest change", ".1%"),
-        ),
-        [report],
-    )
-
-
-def workers(report: Report) -> Section:
-    """CPU of a request by number of workers."""
-    return Section(
-        f"CPU milliseconds of a request, {report['records']} records, the same arrivals for all, "
-        "in turns:",
-        (
-            Column("store", "store", ""),
-            Column("candidates", "candidates", ",d"),
-            Column("workers", "workers", ",d"),
-            Column("service_cpu_ms", "service", ",.3f"),
-            Column("generator_cpu_ms", "generator", ",.3f"),
-            Column("store_cpu_ms", "store", ",.3f"),
-            Column("p99_ms", "p99, ms", ",.1f"),
-        ),
-        report["workers"],
-    )
-
-
-def backfill(report: Report) -> Section:
-    """Events a second of processor time, and peak memory."""
-    return Section(
-        f"`marmot backfill`, {report['events_per_user']} events of each user, one thread:",
-        (
-            Column("events_per_cpu_s", "events per CPU second", ",.0f"),
-            Column("bare_events_per_cpu_s", "bare encode.onnx", ",.0f"),
-            Column("share", "share", ".0%"),
-            Column("events", "events", ",d"),
-            Column("peak_mib", "peak, MiB", ",.0f"),
-            Column("larger_events", "events", ",d"),
-            Column("larger_peak_mib", "peak, MiB", ",.0f"),
-        ),
-        [report],
-    )
-
-
-SECTIONS: dict[str, Callable[[Report], Section]] = {
-    "bench": _bench,
-    "peers": _peers,
-    "workers": workers,
-    "memory": memory,
-    "backfill": backfill,
-}
+SECTIONS: dict[str, Callable[[Report], Section]] = {"bench": _bench, "peers": _peers}
