@@ -168,7 +168,6 @@ def test_a_file_keeps_one_report_of_each_kind(both: str, tiny_bundle: Path, tmp_
     assert 0 < memory["least_mib"] <= memory["warm_mib"] <= memory["greatest_mib"]
     shown = CliRunner().invoke(app, ["table", str(file), "--short"]).stdout
     assert "app in process / bare" in shown
-    assert "second." in shown
 
 
 def test_what_a_second_worker_costs(tiny_bundle: Path) -> None:
