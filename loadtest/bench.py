@@ -7,56 +7,29 @@ services are started here, each on a store of its own, and so are the stores.
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from loadtest.arrivals import Schedule, poisson
 from loadtest.cache_times import DTYPES, RECORDS, CacheTimes
-from loadtest.contestants import Service, bare_graph, matrix_products, service_on
+from loadtest.contestants import (
+    Service,
+    app_in_process,
+    bare_graph,
+    matrix_products,
+    service_on,
+)
 from loadtest.deck import Deck, Item, items_of
 from loadtest.gemm import libraries
+from loadtest.plan import SATURATED, Plan, Tick, places_of, schedule_of, with_bundle
 from loadtest.processes import Helper
-from loadtest.shape import Bare, Loop, Mix, Shape
-from loadtest.stores import Place, Store, opened
-from loadtest.untrained import untrained_bundle
+from loadtest.shape import Bare, InProcess, Loop, Mix, Shape
 
-TURN_S = 0.25
-SATURATED = 8  # connections
 GEMM = 1024
 CACHE_ROUNDS = 4  # at most: the cache alone needs no answer to compare with
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a bench measures, and for how long each."""
-
-    bundle: Path
-    window: int | None = None  # measures an untrained bundle with this window instead
-    store: Store = Store.LMDB
-    cache: str | None = None  # URL of a store to use instead of one of our own
-    candidates: Sequence[int] = (100, 500)
-    records: Sequence[int] = (100,)
-    hit_rates: Sequence[float] = ()
-    load: float = 0.5  # of what saturates the service
-    has_cache_times: bool = True
-    seconds: float = 2.0
-
-    @property
-    def rounds(self) -> int:
-        return max(1, round(self.seconds / TURN_S))
-
-    @property
-    def turn_s(self) -> float:
-        return min(TURN_S, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +40,9 @@ class Contest:
     bare: Helper
     products: dict[str, Helper]
     services: list[Service]
+    insides: list[Helper]
     items: list[Item]
     gemm: dict[str, list[float]] = field(default_factory=dict)
-
-
-Tick = Callable[[int, int], None]
-"""Called with how many steps are done, and of how many."""
 
 
 async def measure(plan: Plan, tick: Tick) -> dict[str, Any]:
@@ -100,7 +70,6 @@ async def measure(plan: Plan, tick: Tick) -> dict[str, Any]:
             "window": plan.window,
             "seconds": plan.seconds,
             "load": plan.load,
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
             "fingerprint": await contest.services[0].fingerprint(),
             "gemm": gemm,
             "gemm_gflops": max(gemm.values()),
@@ -109,31 +78,16 @@ async def measure(plan: Plan, tick: Tick) -> dict[str, Any]:
         }
 
 
-def schedule_of(rate: float, seconds: float, seed: int) -> Schedule:
-    """Poisson arrivals of one turn; at least one, because of nobody there is nothing to say."""
-    schedule = poisson(rate, seconds, seed)
-    return schedule if schedule.size else np.zeros(1)
-
-
-async def with_bundle(plan: Plan, stack: AsyncExitStack) -> Plan:
-    """The plan with a bundle of the window that it asks for."""
-    if plan.window is None:
-        return plan
-    folder = stack.enter_context(TemporaryDirectory(prefix="marmot-bench-"))
-    return replace(plan, bundle=await untrained_bundle(Path(folder), plan.window))
-
-
 async def _open(plan: Plan, stack: AsyncExitStack) -> Contest:
     bundle, items = plan.bundle, items_of(plan.bundle)
     enter = stack.enter_async_context
-    places = (
-        [Place(plan.cache)] if plan.cache else [await enter(opened(s)) for s in plan.store.each]
-    )
+    places = await places_of(plan, stack)
     return Contest(
         plan,
         await enter(bare_graph(bundle)),
         {name: await enter(matrix_products()) for name in libraries()},
         [await enter(service_on(place, bundle)) for place in places],
+        [await enter(app_in_process(place, bundle)) for place in places],
         items,
     )
 
@@ -142,7 +96,7 @@ async def _shapes(contest: Contest) -> list[Shape]:
     """Every size on every store, the stores filled."""
     plan, shapes = contest.plan, []
     sizes = [Bare(*size) for size in product(plan.candidates, plan.records)]
-    for service in contest.services:
+    for service, inside in zip(contest.services, contest.insides, strict=True):
         filled: set[int] = set()
         for size in sizes:
             deck = Deck(contest.items, size.candidates, size.records)
@@ -150,7 +104,7 @@ async def _shapes(contest: Contest) -> list[Shape]:
                 await service.fill(deck, size.records)
                 filled.add(size.records)
             mixes = [Mix(rate) for rate in plan.hit_rates] if size.records else []
-            shapes.append(Shape(size, service, deck, mixes))
+            shapes.append(Shape(size, service, deck, mixes, InProcess(inside)))
     return shapes
 
 
@@ -183,6 +137,7 @@ async def _turns(plan: Plan, shape: Shape, number: int) -> None:
     """One service's turns at one size."""
     service, deck, seconds = shape.service, shape.deck, plan.turn_s
     state = "hit" if shape.bare.records else "cold"
+    await shape.inside.turn(deck, shape.bare, seconds)
     before = service.cpu()
     shape.one.add(await service.closed(seconds, 1, deck.known(), state))
     shape.cpu.add(service.cpu(), before)

@@ -14,9 +14,15 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.bench import Plan, Tick, measure
+from loadtest import ledger
+from loadtest.bench import measure
 from loadtest.bench_tables import sections_of
+from loadtest.crew import crews
+from loadtest.filling import filling
+from loadtest.memory import memory
+from loadtest.plan import Plan, Tick
 from loadtest.processes import BenchError
+from loadtest.short_tables import short
 from loadtest.stores import Store
 from loadtest.tables import markdown, on_screen
 
@@ -61,6 +67,23 @@ def bench(
     peers_dir: Annotated[Path, typer.Option(help="Where their environments are.")] = Path(
         "var/peers"
     ),
+    memory_requests: Annotated[
+        int | None,
+        typer.Option(min=20, help="Instead: memory over so many requests of all sizes."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=2, help="Instead: CPU time with so many workers and with one.")
+    ] = None,
+    backfill: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead: a backfill of so many events, and of four times those."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the report in this file, one of each kind.")
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option(help="Kept with it: what else a reader must know.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="For each contestant and size.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Tables for a page.")] = False,
@@ -88,24 +111,39 @@ def bench(
     if peers and len(plan.records) > 1:
         raise typer.BadParameter("--peers takes one size", param_hint="--records")
     with _bar() as tick:
-        report = _run(_race(plan, peers_dir, tick) if peers else measure(plan, tick))
+        if memory_requests is not None:
+            work = memory(plan, memory_requests, tick)
+        elif workers is not None:
+            work = crews(plan, workers, tick)
+        elif backfill is not None:
+            work = filling(plan, backfill, tick)
+        else:
+            work = _race(plan, peers_dir, tick) if peers else measure(plan, tick)
+        report = ledger.signed(_run(work), note)
+    if out is not None:
+        ledger.keep(out, report)
     _show(report, as_markdown=as_markdown)
     if as_json:
         typer.echo(orjson.dumps(report))
 
 
-@app.command(epilog="Example: marmot bench --json > bench.txt; marmot table bench.txt")
+@app.command(epilog="Example: marmot bench --out bench.json; marmot table bench.json --short")
 def table(
-    file: Annotated[Path, typer.Argument(help="What `marmot bench --json` wrote.")],
+    file: Annotated[Path, typer.Argument(help="What `marmot bench` wrote: --out, or --json.")],
+    is_short: Annotated[
+        bool, typer.Option("--short", help="Only what the README shows, and where it comes from.")
+    ] = False,
 ) -> None:
-    """Turn the last line of `marmot bench --json` into Markdown."""
+    """Turn what `marmot bench` kept into Markdown."""
+    reports = ledger.read(file)
     try:
-        report = orjson.loads(file.read_bytes().strip().rpartition(b"\n")[2])
-        shown = markdown(sections_of(report))
-    except FileNotFoundError:
-        raise BenchError(f"no file at {file}; `marmot bench --json > {file}` makes one") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BenchError(f"{file}: its last line is none of `marmot bench --json`") from error
+        shown = (
+            short(reports)
+            if is_short
+            else "\n".join(markdown(sections_of(report)) for report in reports.values())
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise BenchError(f"{file}: not all figures that a table has are in it") from error
     typer.echo(shown)
 
 

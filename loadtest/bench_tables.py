@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from loadtest.tables import Column, Report, Section
@@ -11,10 +12,15 @@ WHICH = (Column("store", "store", ""), Column("size", "candidates x records", ""
 
 def sections_of(report: Report) -> list[Section]:
     """The tables of a report, whichever kind it is."""
+    if report["kind"] in ONE_TABLE:
+        return [ONE_TABLE[report["kind"]](report)]
     if report["kind"] == "peers":
         return [_peers(report, candidates) for candidates in report["candidates"]]
     shapes = [{**shape, "size": _size(shape)} for shape in report["shapes"]]
-    found = [_limit(report, shapes), _closed(shapes), _open(report, shapes), _cpu(shapes)]
+    found = [
+        _limit(report, shapes), _inside(shapes), _closed(shapes), _open(report, shapes),
+        _cpu(shapes),
+    ]  # fmt: skip
     mixes = [{**shape, **mix} for shape in shapes for mix in shape["hit_rates"]]
     return found + [_hit_rates(mixes)] * bool(mixes) + [_cache(report)] * bool(report["cache"])
 
@@ -38,6 +44,22 @@ def _limit(report: Report, shapes: list[Report]) -> Section:
             Column("bare_gemm_share", "share of the products' rate", ".0%"),
         ),
         [shape for shape in shapes if shape["store"] == first],
+    )
+
+
+def _inside(shapes: list[Report]) -> Section:
+    return Section(
+        "The app and the bare graph in one process, without sockets, 25 of each in turns; CPU time "
+        "with what is counted when the answer has gone:",
+        (
+            *WHICH,
+            Column("inside_bare_p50_ms", "bare p50, ms", ",.3f"),
+            Column("inside_p50_ms", "app p50, ms", ",.3f"),
+            Column("inside_ratio", "app / bare", ",.3f"),
+            Column("inside_bare_cpu_ms", "bare CPU, ms", ",.3f"),
+            Column("inside_cpu_ms", "app CPU, ms", ",.3f"),
+        ),
+        shapes,
     )
 
 
@@ -140,3 +162,61 @@ def _peers(report: Report, candidates: int) -> Section:
         ),
         [row for row in report["peers"] if row["candidates"] == candidates],
     )
+
+
+def _memory(report: Report) -> Section:
+    """Memory of one process over many requests."""
+    return Section(
+        "Resident memory of one process, after the first 5% of the requests and every further 5%, "
+        "none refused:",
+        (
+            Column("requests", "requests", ",d"),
+            Column("warm_mib", "after 5%, MiB", ",.1f"),
+            Column("least_mib", "least", ",.1f"),
+            Column("greatest_mib", "greatest", ",.1f"),
+            Column("swing", "largest change", ".1%"),
+        ),
+        [report],
+    )
+
+
+def _workers(report: Report) -> Section:
+    """CPU of a request by number of workers."""
+    return Section(
+        f"CPU milliseconds of a request, {report['records']} records, the same arrivals for all, "
+        "in turns:",
+        (
+            Column("store", "store", ""),
+            Column("candidates", "candidates", ",d"),
+            Column("workers", "workers", ",d"),
+            Column("service_cpu_ms", "service", ",.3f"),
+            Column("generator_cpu_ms", "generator", ",.3f"),
+            Column("store_cpu_ms", "store", ",.3f"),
+            Column("p99_ms", "p99, ms", ",.1f"),
+        ),
+        report["workers"],
+    )
+
+
+def _backfill(report: Report) -> Section:
+    """Events a second of processor time, and peak memory."""
+    return Section(
+        f"`marmot backfill`, {report['events_per_user']} events of each user, one thread:",
+        (
+            Column("events_per_cpu_s", "events per CPU second", ",.0f"),
+            Column("bare_events_per_cpu_s", "bare encode.onnx", ",.0f"),
+            Column("share", "share", ".0%"),
+            Column("events", "events", ",d"),
+            Column("peak_mib", "peak, MiB", ",.0f"),
+            Column("larger_events", "events", ",d"),
+            Column("larger_peak_mib", "peak, MiB", ",.0f"),
+        ),
+        [report],
+    )
+
+
+ONE_TABLE: dict[str, Callable[[Report], Section]] = {
+    "memory": _memory,
+    "workers": _workers,
+    "backfill": _backfill,
+}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from loadtest import driver
 from loadtest.arrivals import Schedule
 from loadtest.client import Client
 from loadtest.deck import Deck
-from loadtest.processes import BenchError, Helper, cpu_s, free_port, helper, running
+from loadtest.processes import BenchError, Helper, cpu_s, free_port, helper, running, session_of
 from loadtest.results import Result
 from loadtest.stores import Place
 from loadtest.traffic import Request
@@ -60,7 +60,8 @@ class Service:
     client: Client
     place: Place
     stockroom: Helper
-    process: Process = field(repr=False)
+    pids: list[int]
+    """The process that was started first, then its workers if it has any."""
 
     async def closed(
         self, seconds: float, connections: int, requests: Iterator[Request], *states: str
@@ -77,7 +78,8 @@ class Service:
         return _checked(results, states)
 
     def cpu(self) -> Cpu:
-        return Cpu(cpu_s(self.process), time.process_time(), cpu_s(self.place.process))
+        store = self.place.process
+        return Cpu(cpu_s(*self.pids), time.process_time(), cpu_s(store.pid) if store else 0.0)
 
     async def stock(self, users: list[str], records: int) -> None:
         """Gives users a timeline, and takes their records away."""
@@ -140,19 +142,29 @@ def bare_graph(bundle: Path) -> AbstractAsyncContextManager[Helper]:
     return helper("the bare loop", sys.executable, "-m", "service.bare", "--bundle", str(bundle))
 
 
+def app_in_process(place: Place, bundle: Path) -> AbstractAsyncContextManager[Helper]:
+    """The app without sockets, in turns with the bare graph in the same process."""
+    return helper(
+        "the app in process", sys.executable, "-m", "service.bare_app",
+        "--bundle", str(bundle), "--cache", place.url,
+    )  # fmt: skip
+
+
 def matrix_products() -> AbstractAsyncContextManager[Helper]:
     """Float32 products, by numpy or torch; a process for each that takes part."""
     return helper("the matrix products", sys.executable, "-m", "loadtest.gemm")
 
 
 @asynccontextmanager
-async def service_on(place: Place, bundle: Path, **settings: str) -> AsyncIterator[Service]:
-    """One worker with one engine thread; `settings` are its environment's."""
+async def service_on(
+    place: Place, bundle: Path, *, workers: int = 1, **settings: str
+) -> AsyncIterator[Service]:
+    """Workers with one engine thread each; `settings` are their environment's."""
     port = free_port()
     command = [
         sys.executable, "-c", "import service.marmot; service.marmot.main()", "serve",
         "--bundle", str(bundle), "--cache", place.url, "--port", str(port),
-        "--workers", "1", "--threads", "1", "--drain-s", "0",
+        "--workers", str(workers), "--threads", "1", "--drain-s", "0",
     ]  # fmt: skip
     stockroom = (
         sys.executable, "-m", "service.bare_cache", "--bundle", str(bundle), "--cache", place.url,
@@ -164,4 +176,4 @@ async def service_on(place: Place, bundle: Path, **settings: str) -> AsyncIterat
         hint = "`marmot serve` says why"
         await until_answered(lambda: client.get("/health/ready"), process, hint)
         async with helper("the stockroom", *stockroom) as stocked:
-            yield Service(client, place, stocked, process)
+            yield Service(client, place, stocked, session_of(process))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,11 @@ class Deck:
         """The same users' histories, sent along: everything is computed again."""
         while True:
             yield self.of(next(self._known), b',"history":' + self._history)
+
+    def strangers(self) -> Iterator[Request]:
+        """Users of whom nothing is known, each a new one."""
+        for number in count():
+            yield self.of(f"bench-stranger-{number}")
 
     def mixed(self, hit_rate: float) -> Iterator[Request]:
         """Known users, a share of `hit_rate`, and fresh ones: over when each fresh one was asked.

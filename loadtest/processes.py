@@ -86,13 +86,35 @@ async def _stop(process: Process) -> None:
         await process.wait()
 
 
-def cpu_s(process: Process | None) -> float:
-    """CPU seconds of the process so far; 0 where there is none, or no /proc."""
-    stat = Path(f"/proc/{process.pid}/stat") if process else None
-    if stat is None or not stat.exists():
-        return 0.0
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+def session_of(process: Process) -> list[int]:
+    """The process and all that it started; itself alone where there is no /proc."""
+    found = [process.pid]
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            if int(_fields(path)[3]) == process.pid != int(path.parent.name):
+                found.append(int(path.parent.name))
+    return found
+
+
+def cpu_s(*pids: int) -> float:
+    """CPU seconds of these processes so far; 0 of those that are none, or without /proc."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            ticks += sum(map(int, _fields(Path(f"/proc/{pid}/stat"))[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that the process has in use; 0 without /proc."""
+    path = Path(f"/proc/{pid}/statm")
+    pages = int(path.read_text().split()[1]) if path.exists() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _fields(stat: Path) -> list[str]:
+    """From the state on: what stands before it may have blanks."""
+    return stat.read_text().rpartition(")")[2].split()
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from loadtest.contestants import Cpu, Service
 from loadtest.deck import Deck
+from loadtest.processes import Helper
 from loadtest.queueing import md1_quantile
 from loadtest.results import Result
 
@@ -78,6 +79,39 @@ class Mix:
 
 
 @dataclass(slots=True)
+class InProcess:
+    """The app without sockets and the bare graph, in one process."""
+
+    helper: Helper
+    bare_s: list[float] = field(default_factory=list)
+    app_s: list[float] = field(default_factory=list)
+    bare_cpu_s: float = 0.0
+    app_cpu_s: float = 0.0
+
+    async def turn(self, deck: Deck, size: Bare, seconds: float) -> None:
+        """A turn of both; the user's records are in the store."""
+        body = next(deck.known()).body.decode()
+        answer = await self.helper.ask(
+            body=body, candidates=size.candidates, records=size.records, seconds=seconds
+        )
+        self.bare_s += answer["bare_s"]
+        self.app_s += answer["app_s"]
+        self.bare_cpu_s += answer["bare_cpu_s"]
+        self.app_cpu_s += answer["app_cpu_s"]
+
+    def report(self) -> dict[str, Any]:
+        """Medians of what an answer waits for; CPU time with what is counted behind it."""
+        bare_ms, app_ms = (float(np.median(took)) * 1e3 for took in (self.bare_s, self.app_s))
+        return {
+            "inside_bare_p50_ms": round(bare_ms, 4),
+            "inside_p50_ms": round(app_ms, 4),
+            "inside_ratio": round(app_ms / bare_ms, 4),
+            "inside_bare_cpu_ms": round(self.bare_cpu_s / len(self.bare_s) * 1e3, 4),
+            "inside_cpu_ms": round(self.app_cpu_s / len(self.app_s) * 1e3, 4),
+        }
+
+
+@dataclass(slots=True)
 class Shape:
     """One size of request on one store."""
 
@@ -85,6 +119,7 @@ class Shape:
     service: Service
     deck: Deck
     mixes: list[Mix]
+    inside: InProcess
     one: Loop = field(default_factory=Loop)
     saturated: Loop = field(default_factory=Loop)
     open: Loop = field(default_factory=Loop)
@@ -125,5 +160,6 @@ class Shape:
             "service_cpu_ms": round(self.cpu.service / asked * 1e3, 4),
             "generator_cpu_ms": round(self.cpu.generator / asked * 1e3, 4),
             "store_cpu_ms": round(self.cpu.store / asked * 1e3, 4),
+            **self.inside.report(),
             "hit_rates": [mix.report() for mix in self.mixes],
         }

@@ -1,9 +1,9 @@
-"""The bare loop: `rank.onnx` alone, on the service's own engine. What a service can cost at least.
+"""The bare loop: one graph alone, on the service's own engine. What a service can cost at least.
 
     echo '{"candidates": 500, "records": 100, "seconds": 1}' | python -m service.bare --bundle B
 
 Every line on stdin asks for one turn and gets one line of JSON, so that whoever compares can
-alternate.
+alternate. `{"graph": "encode", "events": 200, "seconds": 1}` asks for another graph than `rank`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,14 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
     bundle = load_bundle(options.bundle)
     engine = Engine(bundle, provider=options.provider, threads=options.threads)
     for line in questions:
-        question = json.loads(line)
-        candidates, records = question["candidates"], question["records"]
-        feed = random_feed(bundle, candidates, records)
-        answer = {
-            "took_s": turn(partial(engine.run, "rank", feed), question["seconds"]),
-            "flops": flops_of(bundle.spec, candidates, records),
-        }
+        sizes: dict[str, Any] = json.loads(line)
+        graph, seconds = sizes.pop("graph", "rank"), sizes.pop("seconds")
+        feed = random_feed(bundle, graph, **sizes)
+        began_s = process_time()
+        took_s = turn(partial(engine.run, graph, feed), seconds)
+        answer: dict[str, Any] = {"took_s": took_s, "cpu_s": process_time() - began_s}
+        if graph == "rank":
+            answer["flops"] = flops_of(bundle.spec, **sizes)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     engine.close()
@@ -79,13 +81,13 @@ def flops_of(spec: Spec, candidates: int, records: int) -> int:
     return 2 * spec.depth * layer
 
 
-def random_feed(bundle: Bundle, candidates: int, records: int) -> dict[str, Array]:
-    """One request's inputs of these sizes, with values of the kind that requests have."""
+def random_feed(bundle: Bundle, graph: str, **sizes: int) -> dict[str, Array]:
+    """One run's inputs of these sizes, with values of the kind that requests have."""
     random = np.random.default_rng(0)
-    sizes = {"batch": 1, "candidates": candidates, "records": records}
+    sizes["batch"] = 1
     return {
         port.name: _values(port, _shape(port, sizes), len(bundle.vocabulary), random)
-        for port in bundle.graphs["rank"].inputs
+        for port in bundle.graphs[graph].inputs
     }
 
 

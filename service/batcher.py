@@ -50,7 +50,7 @@ class Batcher:
         engine: Engine,
         *,
         queue_limit: int = 2_000 * COST_PER_MS,
-        most_cost: int = 10 * COST_PER_MS,
+        most_cost: int = 4 * COST_PER_MS,
         most_waste: float = 1.15,
         lone_cost: int = 5 * COST_PER_MS,
         on_batch: Callable[[str, int, float], None] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -13,13 +14,32 @@ from service.job import Job
 
 T = TypeVar("T")
 
+QUIET = 16
+"""Callers who came one at a time before the next is taken to be alone, too."""
+
+
+@dataclass(slots=True)
+class Callers:
+    """How callers come lately: one at a time, or several at once.
+
+    One who finds nobody is not alone yet: at half load every second does, and others follow while
+    they are served.
+    """
+
+    in_a_row: int = 0
+
+    def is_alone(self, here: int) -> bool:
+        """Takes note of a caller, one of so many; whether nobody else is likely to come."""
+        self.in_a_row = self.in_a_row + 1 if here == 1 else 0
+        return self.in_a_row > QUIET
+
 
 class Caller:
     """The other end of a connection. Its body has been read, so all it can say is goodbye."""
 
     def __init__(self, receive: Receive | None = None, *, is_alone: bool = False) -> None:
         self._receive = receive
-        #: Nobody else waits for an answer of this process.
+        #: Nobody else waits for an answer of this process, or is likely to before this one has it.
         self.is_alone = is_alone
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ from service.admission import Admission
 from service.auth import Guard
 from service.batcher import Batcher
 from service.buckets import Buckets
+from service.caller import Callers
 from service.chores import Chores
 from service.cpus import threads_for
 from service.drain import Drain
@@ -60,6 +61,7 @@ class House:
     drain: Drain
     registry: Registry = field(default_factory=Registry)
     in_flight: int = 0
+    callers: Callers = field(default_factory=Callers)
     is_warm: bool = False
     start_error: ServiceError | None = None
     #: Who asks each caller for a key; None where no keys are configured.

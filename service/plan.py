@@ -242,7 +242,9 @@ def _compute(wanted: Wanted) -> Iterator[Factor]:
 def _measured_ms(bench: Mapping[str, Any], candidates: int) -> float | None:
     """CPU of a request of that size: on the line through the two sizes measured next to it."""
     try:
-        costs_ms = {int(s["candidates"]): float(s["one_cpu_ms"]) for s in bench.get("shapes", ())}
+        costs_ms = {
+            int(s["candidates"]): float(s["service_cpu_ms"]) for s in bench.get("shapes", ())
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError("--bench is not a line that `marmot bench --json` prints") from error
     if not costs_ms:

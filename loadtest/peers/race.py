@@ -7,8 +7,6 @@ near tier, so that it fetches as many records with every request as they do.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,12 +19,12 @@ import orjson
 from redis.asyncio import Redis
 
 from loadtest import driver
-from loadtest.bench import SATURATED, Plan, Tick, schedule_of, with_bundle
 from loadtest.client import Client
 from loadtest.contestants import service_on
 from loadtest.deck import Deck, items_of
 from loadtest.peers.packing import history_ports, key_of, packed
 from loadtest.peers.peer import PEERS, Peer
+from loadtest.plan import SATURATED, Plan, Tick, schedule_of, with_bundle
 from loadtest.processes import BenchError
 from loadtest.results import Result
 from loadtest.shape import Loop
@@ -107,7 +105,6 @@ async def race(plan: Plan, folder: Path, tick: Tick) -> dict[str, Any]:
             "seconds": plan.seconds,
             "load": plan.load,
             "open_rps": {str(size): round(rate, 2) for size, rate in rates.items()},
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
             "missing": [peer.name for peer in PEERS if peer not in peers],
             "peers": [racer.report() for racer in racers],
         }

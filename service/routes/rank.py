@@ -41,7 +41,7 @@ async def rank(request: Request) -> Response:
     here = company(request.scope)
     house.admission.check(seen.timings, here)
     asked = parse_rank(await body_of(request, house), house.limits)
-    caller = Caller(request.receive, is_alone=here == 1)
+    caller = Caller(request.receive, is_alone=house.callers.is_alone(here))
     found = await house.ranker.rank(asked, caller, seen.timings)
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)

@@ -1,18 +1,22 @@
-"""Tables that pages take from the code; `python -m tests.docs.tables` writes that of problems."""
+"""Tables that pages take from the code; `python -m tests.docs.tables` writes them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from loadtest import ledger
+from loadtest.short_tables import short
 from service.errors import Problem
 from service.settings import Settings
 from tests.servers import ROOT
 
 HTTP = ROOT / "docs" / "http.md"
 SETTINGS = ROOT / "docs" / "settings.md"
-_BETWEEN = re.compile(r"(?<=<!-- begin: problems)([^\n]*\n).*?(?=<!-- end)", re.DOTALL)
+README = ROOT / "README.md"
+FIGURES = ROOT / "docs" / "figures" / "bench.json"
 
 
 def problems() -> str:
@@ -23,6 +27,11 @@ def problems() -> str:
         for (status, slug), kind in sorted(kinds.items())
     ]
     return "\n".join(["| status | `type` | `title` |", "|---|---|---|", *rows]) + "\n"
+
+
+def figures() -> str:
+    """What `marmot table docs/figures/bench.json --short` prints."""
+    return short(ledger.read(FIGURES)) + "\n"
 
 
 def _below(kind: type[Problem]) -> Iterator[type[Problem]]:
@@ -50,5 +59,11 @@ def _shown(value: Any) -> str:
     return f"`{value}`"
 
 
+def _write(page: Path, name: str, text: str) -> None:
+    between = re.compile(rf"(<!-- begin: {name}[^\n]*\n).*?(?=<!-- end)", re.DOTALL)
+    page.write_text(between.sub(lambda found: found[1] + text, page.read_text()))
+
+
 if __name__ == "__main__":
-    HTTP.write_text(_BETWEEN.sub(lambda found: found[1] + problems(), HTTP.read_text()))
+    _write(HTTP, "problems", problems())
+    _write(README, "figures", figures())

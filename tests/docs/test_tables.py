@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import typer.main
+from typer.testing import CliRunner
 
 from service.marmot import build
-from tests.docs.tables import HTTP, SETTINGS, defaults, problems
+from tests.docs.tables import FIGURES, HTTP, README, SETTINGS, defaults, problems
 
 ROW = re.compile(r"^\| `(MARMOT_\w+)` \| (?:`(--[\w-]+)`)? ?\| (.*?) \| .+ \|$", re.MULTILINE)
 
@@ -15,6 +16,13 @@ ROW = re.compile(r"^\| `(MARMOT_\w+)` \| (?:`(--[\w-]+)`)? ?\| (.*?) \| .+ \|$",
 def test_problems() -> None:
     """Every type, status and title of a problem; `python -m tests.docs.tables` writes them."""
     assert problems() in HTTP.read_text()
+
+
+def test_figures() -> None:
+    """The README's figures are those that `marmot bench --out` kept, as `marmot table` shows."""
+    shown = CliRunner().invoke(build(), ["table", str(FIGURES), "--short"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout in README.read_text()
 
 
 def test_settings() -> None:

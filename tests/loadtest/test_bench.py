@@ -40,6 +40,7 @@ def test_one_run_compares_the_service_with_the_bare_graph(both: str) -> None:
     ]
     for shape in report["shapes"]:
         figures = {key: value for key, value in shape.items() if isinstance(value, float)}
+        assert shape["inside_p50_ms"] > shape["inside_bare_p50_ms"]
         may_be_less = {"p50_difference_ms", "store_cpu_ms", "service_cpu_ms"}
         assert min(value for key, value in figures.items() if key not in may_be_less) > 0, figures
         assert shape["open_p99_ms"] >= shape["open_p50_ms"]
@@ -105,7 +106,7 @@ def test_a_file_that_is_no_report(tmp_path: Path) -> None:
     file.write_text("nothing of the kind\n")
     ended = CliRunner().invoke(app, ["table", str(file)])
     assert ended.exit_code == 1
-    assert "bench.txt: its last line is none of" in str(ended.exception)
+    assert "bench.txt: it is none of `--out`" in str(ended.exception)
 
 
 def test_more_records_than_the_window_holds_are_refused(tiny_bundle: Path) -> None:
@@ -132,6 +133,63 @@ def test_sizes_that_are_none(sizes: str) -> None:
 def test_rates_that_are_none(rates: str) -> None:
     """Bad usage is exit code 2."""
     assert _bench("--hit-rate", rates).exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["shapes", "note"])
+def test_a_report_with_holes(missing: str, both: str, tmp_path: Path) -> None:
+    """Figures that a table wants and a file lacks are one sentence, too."""
+    report = json.loads(both.splitlines()[-1])
+    del report[missing]
+    (file := tmp_path / "bench.json").write_text(json.dumps({"bench": report}))
+    ended = CliRunner().invoke(app, ["table", str(file), "--short"])
+    assert ended.exit_code == 1
+    assert "not all figures" in str(ended.exception)
+
+
+def test_a_file_keeps_one_report_of_each_kind(both: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    """`--out` puts a report beside those of other kinds, with machine, command, commit and note."""
+    bench = json.loads(both.splitlines()[-1])
+    (file := tmp_path / "figures" / "bench.json").parent.mkdir()
+    file.write_text(json.dumps({"bench": bench, "memory": {"kind": "memory", "note": "first"}}))
+    ended = _bench(
+        "--bundle", str(tiny_bundle), "--memory-requests", "60", "--records", "8",
+        "--out", str(file), "--note", "second",
+    )  # fmt: skip
+    assert ended.exit_code == 0, ended.output
+    kept = json.loads(file.read_text())
+    assert kept.keys() == {"bench", "memory"}
+    assert kept["bench"] == bench
+    memory = kept["memory"]
+    assert memory == json.loads(ended.stdout.splitlines()[-1])
+    assert memory["note"] == "second"
+    assert memory["machine"]["cores"] >= 1
+    assert memory["command"].startswith("marmot")
+    assert (memory["requests"], len(memory["resident_bytes"])) == (60, 20)
+    assert 0 < memory["least_mib"] <= memory["warm_mib"] <= memory["greatest_mib"]
+    shown = CliRunner().invoke(app, ["table", str(file), "--short"]).stdout
+    assert "app in process / bare" in shown
+
+
+def test_what_a_second_worker_costs(tiny_bundle: Path) -> None:
+    """As many requests for one worker as for two, and the CPU time of each of them."""
+    ended = _bench(
+        "--bundle", str(tiny_bundle), "--workers", "2", "--records", "8", "--candidates", "5"
+    )
+    assert ended.exit_code == 0, ended.output
+    rows = json.loads(ended.stdout.splitlines()[-1])["workers"]
+    assert [(row["workers"], row["candidates"]) for row in rows] == [(1, 5), (2, 5)]
+    one, two = rows
+    assert one["requests"] == two["requests"] > 0
+    assert one["generator_cpu_ms"] > 0
+
+
+def test_a_backfill_beside_the_bare_graph(tiny_bundle: Path) -> None:
+    """Two files, each read by a process of its own, and what their memory came to."""
+    ended = _bench("--bundle", str(tiny_bundle), "--backfill", "1600")
+    assert ended.exit_code == 0, ended.output
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert (report["events"], report["larger_events"]) == (1600, 6400)
+    assert min(report["bare_events_per_cpu_s"], report["peak_mib"], report["larger_peak_mib"]) > 0
 
 
 def _bench(*options: str):  # type: ignore[no-untyped-def]

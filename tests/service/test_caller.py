@@ -1,4 +1,4 @@
-"""Who waits: work of many jobs ends with its caller."""
+"""Who waits: work of many jobs ends with its caller; and whether others are likely to come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.caller import Caller
+from service.caller import QUIET, Caller, Callers
 
 
 async def test_work_ends_with_its_caller() -> None:
@@ -48,3 +48,12 @@ async def test_work_is_waited_for(receive: Any) -> None:
     assert await Caller(receive).waits_for(succeed()) == 7
     with pytest.raises(ValueError, match="no"):
         await Caller(receive).waits_for(fail())
+
+
+@pytest.mark.parametrize("company", [2, 9])
+def test_nobody_is_alone_where_others_came_lately(company: int) -> None:
+    """A caller is alone after so many who were, and not before; one in company begins it anew."""
+    callers = Callers()
+    for _ in range(2):
+        assert [callers.is_alone(1) for _ in range(QUIET + 2)] == [False] * QUIET + [True] * 2
+        assert not callers.is_alone(company)

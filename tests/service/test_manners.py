@@ -75,7 +75,7 @@ MISSING: list[tuple[str, int, str]] = [
     ("plan --bundle nowhere", 1, "`marmot train --out nowhere` makes one"),
     ("plan --bench nowhere", 2, "`marmot bench --json > nowhere` makes one"),
     ("bench --bundle nowhere", 1, "`marmot train --out nowhere` makes one"),
-    ("table nowhere", 1, "`marmot bench --json > nowhere` makes one"),
+    ("table nowhere", 1, "`marmot bench --out nowhere` makes one"),
     ("load --url http://127.0.0.1:{free}", 1, "`make serve` starts one"),
     ("load --events nowhere", 1, "without --events users and items are made up"),
     ("scaling --events nowhere --out o", 1, "`marmot data ml-100k"),

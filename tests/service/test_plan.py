@@ -112,7 +112,9 @@ def test_size_classes() -> None:
 
 def test_replicas_follow_the_bench() -> None:
     """CPU of a request is read off the line through the two measured sizes around it."""
-    bench = {"shapes": [{"candidates": c, "one_cpu_ms": m} for c, m in ((100, 1.0), (500, 3.0))]}
+    bench = {
+        "shapes": [{"candidates": c, "service_cpu_ms": m} for c, m in ((100, 1.0), (500, 3.0))]
+    }
     wanted = Wanted(1, Spec(), events_a_day=0, requests_s=1_000, candidates=300, bench=bench)
     found = plan(wanted)
     cpu = next(factor for factor in found.factors if factor.name == "CPU per request")
