@@ -20,8 +20,9 @@ from models.spec import Spec
 from service.errors import UsageError
 from service.footprint import Footprint, size_class
 from service.marmot import run
-from service.plan import Wanted, plan
+from service.plan import plan
 from service.simulation import group_popularity, replay, simulate
+from service.wanted import Wanted
 from tests.servers import RedisServer, flush
 
 Cli = Callable[..., tuple[int, str, str]]
