@@ -64,10 +64,11 @@ def plan(wanted: Wanted) -> Plan:
     of_user = list(stored(wanted))
     user_bytes = of_user[-1].value
     total_bytes = wanted.users * user_bytes
+    full = ", every one of them full" if wanted.user_events is None else ""
     factors = [
         Factor("users", wanted.users, "", "given"),
         *of_user,
-        Factor("all users", total_bytes, "bytes", "users x bytes per user, every one of them full"),
+        Factor("all users", total_bytes, "bytes", f"users x bytes per user{full}"),
     ]
     memory = list(_memory(wanted, total_bytes))
     compute = list(_compute(wanted))
@@ -209,7 +210,8 @@ def _read(wanted: Wanted) -> tuple[float, str]:
     if spec.finds_first:
         history = min(spec.history, wanted.events)
         found = _chunks_with(min(ASSUMED_CATEGORIES, wanted.candidates) * spec.search, history)
-        why = f"ids and times of {history:,} events, and records where found: {found:,.0f} chunks"
+        why = f"ids and times of {history:,} events"
+        why += f", and records of {found:,.0f} chunks of them" if record else ""
         return history * event + found * CHUNK_EVENTS * record, why
     events = min(spec.reads + CHUNK_EVENTS / 2, wanted.events)
     why = f"{spec.reads:,} events{' with their records' if record else ''}, in whole chunks"

@@ -182,7 +182,7 @@ def _show_points(points: Sequence[Point]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
-    for name in ("of all records", "memory", "hit rate"):
+    for name in ("of all cached", "memory", "hit rate"):
         table.add_column(name, justify="right")
     for point in points:
         table.add_row(f"{point.share:.0%}", size(point.memory_bytes), f"{point.hit_rate:.1%}")
@@ -202,7 +202,7 @@ def _draw(points: Sequence[Point], path: Path, exponent: float) -> str | None:
     axes.set(
         xscale="log",
         ylim=(0, 1.02),
-        xlabel="memory for records, GB",
+        xlabel="memory for what is cached, GB",
         ylabel="hit rate",
         title=f"LRU under Zipf traffic, exponent {exponent:g}",
     )

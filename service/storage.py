@@ -87,7 +87,8 @@ def _numbers(spec: Spec) -> str:
 
 def _timeline(wanted: Wanted, timeline: float) -> Iterator[Factor]:
     many = "ids, times and feedback that the timeline keeps"
-    yield Factor("events per user", wanted.events, "", many)
+    said = "" if wanted.user_events is None else "given; "
+    yield Factor("events per user", wanted.events, "", said + many)
     tasks = len(wanted.spec.tasks)
     each = f"times, hash, {tasks} task(s), an id of {wanted.id_bytes} bytes"
     yield Factor("bytes per event", wanted.footprint.event_bytes, "bytes", each)

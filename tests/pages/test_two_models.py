@@ -52,7 +52,7 @@ def test_beside_another_model(two_models: Running, window: Callable[..., Any]) -
     open_user(page, "42")
     page.select_option("#beside", label="model two")
     page.wait_for_selector("td.beside")
-    assert page.locator("th.beside").text_content() == "two"
+    assert page.locator("th.beside").text_content() == "like, two"
     ranked = items(page)
     moment = EVENTS[-1]["timestamp"] + 1
     here = two_models.rank("42", ranked, timestamp=moment)
