@@ -190,16 +190,16 @@ def _measured_ms(bench: Mapping[str, Any], candidates: int) -> float | None:
 
 def _network(wanted: Wanted) -> Iterator[Factor]:
     reads, why = _read(wanted)
-    yield Factor("read by a request", reads, "bytes", f"{why}; less with a near tier")
+    yield Factor("read per request", reads, "bytes", f"{why}; less with a near tier")
     spec, tail = wanted.spec, CHUNK_EVENTS / 2
     each = wanted.record_bytes + wanted.footprint.event_bytes
     summary = wanted.summary_bytes
     around = min(spec.window + tail, wanted.events) * each + summary
-    yield Factor("read by an event", around, "bytes", "a window in whole chunks, to add it to")
+    yield Factor("read per event", around, "bytes", "a window in whole chunks, to add it to")
     share = summary / spec.refresh_events if summary else 0.0
     written = (tail * each + share) * (1 + wanted.copies)
     why = "the last chunk, half full" + (", a summary now and then" if summary else "")
-    yield Factor("written by an event", written, "bytes", f"{why}, to every copy")
+    yield Factor("written per event", written, "bytes", f"{why}, to every copy")
     total = wanted.requests_s * reads + wanted.events_s * (around + written)
     yield Factor("network", total, "bytes/s", "requests read; events read and write")
 

@@ -152,8 +152,8 @@ def test_a_search_is_planned(cli: Cli) -> None:
     counted = factors(json.loads(out.splitlines()[-1]))
     assert counted["records per user"] == counted["events per user"] == 10_400
     window = factors(plan(Wanted(10**6, Spec())).to_dict())
-    assert counted["read by a request"] > 10 * window["read by a request"]
-    assert counted["read by an event"] == window["read by an event"]
+    assert counted["read per request"] > 10 * window["read per request"]
+    assert counted["read per event"] == window["read per event"]
     assert "100 found events for each of 10 categories" in out
 
 
