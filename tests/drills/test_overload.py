@@ -46,7 +46,7 @@ def url(marmot: Callable[..., Any], tmp_path: Path, free_port: int) -> str:
         "--port", str(free_port), "--threads", "1", "--drain-s", "0",
     )  # fmt: skip
     url = f"http://127.0.0.1:{free_port}"
-    wait_until(lambda: is_up(url) or command.process.poll() is not None)
+    wait_until(lambda: is_up(url) or command.process.poll() is not None, within_s=60)
     assert command.process.poll() is None, command.ends()
     return url
 
