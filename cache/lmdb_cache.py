@@ -17,7 +17,8 @@ from cache.errors import CacheUnavailable, StaleVersion
 from cache.keeping import agreed_keep, wanted_keep
 from cache.keys import LmdbKeys
 from cache.layout import Layout
-from cache.lmdb_store import Room, Txn
+from cache.lmdb_room import HEADROOM_BYTES, Room
+from cache.lmdb_store import Txn
 from cache.lmdb_writer import LmdbWriter
 from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
@@ -31,8 +32,6 @@ T = TypeVar("T")
 
 SWEEP_KEYS = 1000
 """Keys that one transaction of a sweep looks at."""
-HEADROOM_BYTES = 64 << 20
-"""What the map has beyond the store's size, so that a full store can still forget."""
 
 USERS_AT_ONCE = 1000
 """Users that one transaction lists."""
@@ -73,7 +72,7 @@ class LmdbCache:
         except BaseException:
             self._env.close()
             raise
-        self._room = Room(self._env.open_db(), most_bytes)
+        self._room = Room(self._env, most_bytes)
         self._writer = LmdbWriter(self._env)
         self._patience = Patience()
         self._is_open = True

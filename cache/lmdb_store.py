@@ -5,33 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from struct import unpack_from
-from typing import Any, NamedTuple
+from typing import Any
 
 from cache import keys
 from cache.codec import encode_version, rows_expiry
-from cache.errors import CacheUnavailable, StaleVersion
+from cache.errors import StaleVersion
 from cache.keys import LmdbKeys
+from cache.lmdb_room import Room
 from cache.raw import Answer, Question, Seal, Writes
 
 Txn = Any  # py-lmdb's types say bytes or memoryview everywhere; without buffers=True it is bytes
 Cursor = Any
-
-
-class Room(NamedTuple):
-    """How large a store may grow. Its map is larger: to delete, LMDB must write pages first."""
-
-    db: Any  # the handle of the one table
-    most_bytes: int
-
-    def check(self, txn: Txn, writes: Writes) -> None:
-        """Raises `CacheUnavailable` if what is stored would be more than may be."""
-        found = txn.stat(self.db)
-        page = found["psize"]
-        used = page * (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
-        values = (*writes.put_chunks, *writes.put_rows)
-        wanted = sum(-(-len(value) // page) * page for _, value in values)
-        if used + wanted > self.most_bytes:
-            raise CacheUnavailable(f"LMDB is full: {self.most_bytes >> 20:,} MiB are stored.")
 
 
 def answer(txn: Txn, question: Question, keep: int) -> Answer:

@@ -66,16 +66,12 @@ class LmdbWriter:
                             outcomes.append((job, job.work(txn), None))
                         except CacheError as refusal:
                             outcomes.append((job, None, refusal))
-            except lmdb.MapFullError as full:
+            except lmdb.Error as failed:
                 if len(jobs) == 1:
-                    _refuse(job, full)
+                    _refuse(job, failed)
                     return
                 for alone in jobs:  # one that deletes needs less room than all together
                     self._commit([alone])
-                return
-            except lmdb.Error as failed:
-                for job in jobs:
-                    _refuse(job, failed)
                 return
             except Exception as bug:
                 job.done.set_exception(bug)

@@ -18,16 +18,16 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from cache.chunk import CHUNK_EVENTS
 from cache.keys import KEEP
 from cache.open import FORMS
 from models.bundle import Bundle, BundleError, load_bundle
 from service.engine import PROVIDERS, Engine
 from service.errors import StartError
-from service.footprint import Footprint, size_class
+from service.footprint import Footprint
 from service.host import without_password
-from service.plan import DEFAULT_KEEP, GIB
+from service.plan import GIB
 from service.settings import Settings
+from service.wanted import kept_events, kept_records
 
 State = Literal["ok", "warn", "broken"]
 
@@ -258,11 +258,11 @@ def _memory(settings: Settings, bundle: Bundle, told: Told | None, users: int) -
     """What the users of a plan take, against what there is."""
     spec = bundle.spec
     footprint = Footprint(spec)
-    keep = settings.keep or max(spec.least_keep, DEFAULT_KEEP)
-    need = users * float(footprint.user_bytes(spec.reach, keep))
+    events = kept_events(spec, settings.keep)
+    records = kept_records(spec, events)
+    need = users * float(footprint.user_bytes(records, events))
     if told is not None and not told.failure:
-        chunk = footprint.chunk_bytes(CHUNK_EVENTS)
-        need *= size_class(chunk) / chunk if chunk else 1
+        need = users * float(footprint.allocated_bytes(records, events))
         room, where = told.most_bytes or _host_bytes(), "maxmemory" if told.most_bytes else "memory"
     elif settings.cache.startswith("lmdb:"):
         free = shutil.disk_usage(_nearest(Path(settings.cache.partition(":")[2]))).free

@@ -59,8 +59,8 @@ class _Case:
     timings: Timings
 
     async def run(self, graph: str, history: History, rows: Array) -> dict[str, Array]:
-        """A graph that lets the candidates look at the newest window of a history."""
-        newest = slice(max(0, len(history) - self.model.spec.window), len(history))
+        """A graph that lets the candidates look at what a request reads of a history."""
+        newest = slice(max(0, len(history) - self.model.spec.reads), len(history))
         shown = history[newest]
         feed = {
             "candidates": self.candidates,

@@ -2,24 +2,26 @@
 
 Two ways of counting. The paper's: every user has `window` events, each with a cell at every depth.
 Ours: depth 0 is a table look-up, so `depth - 1` depths are cached; the records of two windows are
-kept, so that late events can be recomputed; and timelines, the truth, are kept beside them.
+kept, so that late events can be recomputed; and timelines, the truth, are kept beside them. What
+other families keep, read and run follows from their spec.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cache.chunk import CHUNK_EVENTS
+from models.operations import operations, summing
 from models.spec import Spec
 from service.errors import UsageError
-from service.footprint import Footprint, size_class
+from service.footprint import size_class
+from service.storage import Factor, stored
+from service.wanted import Wanted
 
-DAY_S = 86_400
 GIB = 1 << 30
-DEFAULT_KEEP = 1_000
 
 #: Of a core, with the runtime's kernels, for models of about the default size; `--bench` measures.
 ASSUMED_MULTIPLY_ADDS_S = 25e9
@@ -27,62 +29,12 @@ ASSUMED_MULTIPLY_ADDS_S = 25e9
 ASSUMED_OVERHEAD_MS = 0.4
 #: Reads of one user, by one shard.
 ASSUMED_FETCHES_S = 10_000
+#: Among the candidates of one request: each finds other events.
+ASSUMED_CATEGORIES = 10
 #: Of a shard's memory: the rest is for buffers, forks and growth.
 FILL = 0.75
 #: Of a core: with random arrivals p99 is four times p50 at half load, and grows from there.
 UTILISATION = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a deployment must carry."""
-
-    users: int
-    spec: Spec
-    events_a_day: float = 20.0  # of one user
-    requests_s: float = 1_000.0
-    candidates: int = 500
-    cell_bytes: float | None = None  # None: the footprint's
-    is_paper: bool = False  # counted as the paper counts
-    keep: int | None = None
-    id_bytes: int = 8
-    shard_gib: float = 64.0
-    copies: int = 1  # replicas of every shard
-    bench: Mapping[str, Any] | None = None  # the last line of `marmot bench --json`
-
-    @property
-    def events_s(self) -> float:
-        return self.users * self.events_a_day / DAY_S
-
-    @property
-    def most_records(self) -> int:
-        """Events of a user that have records."""
-        return self.spec.window if self.is_paper else self.spec.reach
-
-    @property
-    def cells(self) -> int:
-        """Of one record."""
-        return self.spec.depth if self.is_paper else self.spec.cached_depths
-
-    @property
-    def footprint(self) -> Footprint:
-        return Footprint(self.spec, self.id_bytes)
-
-    @property
-    def record_bytes(self) -> float:
-        """Of one event at all its depths."""
-        cell = self.footprint.cell_bytes if self.cell_bytes is None else self.cell_bytes
-        return self.cells * cell
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """One number of a plan, and why it is that."""
-
-    name: str
-    value: float
-    unit: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +61,14 @@ def plan(wanted: Wanted) -> Plan:
             f"--keep {wanted.keep:,} is too small: exact rebuilds of this model need "
             f"{wanted.spec.least_keep:,} events"
         )
-    stored = list(_stored(wanted))
-    user_bytes = stored[-1].value
+    of_user = list(stored(wanted))
+    user_bytes = of_user[-1].value
     total_bytes = wanted.users * user_bytes
+    full = ", every one of them full" if wanted.user_events is None else ""
     factors = [
         Factor("users", wanted.users, "", "given"),
-        *stored,
-        Factor("all users", total_bytes, "bytes", "users x bytes per user, every one of them full"),
+        *of_user,
+        Factor("all users", total_bytes, "bytes", f"users x bytes per user{full}"),
     ]
     memory = list(_memory(wanted, total_bytes))
     compute = list(_compute(wanted))
@@ -133,67 +86,17 @@ def plan(wanted: Wanted) -> Plan:
     )
 
 
-def _stored(wanted: Wanted) -> Iterator[Factor]:
-    """What lies in the store for a user; the last factor is the whole."""
-    yield from _records(wanted)
-    records = wanted.most_records * wanted.record_bytes
-    yield Factor("records of a user", records, "bytes", "records x cells x bytes per cell")
-    timeline = 0.0
-    if not wanted.is_paper:
-        keep = wanted.keep or max(wanted.spec.least_keep, DEFAULT_KEEP)
-        tasks = len(wanted.spec.tasks)
-        yield Factor("events per user", keep, "", "ids, times and feedback that the timeline keeps")
-        yield Factor(
-            "bytes per event",
-            wanted.footprint.event_bytes,
-            "bytes",
-            f"times, hash, {tasks} task(s), an id of {wanted.id_bytes} bytes",
-        )
-        timeline = wanted.footprint.user_bytes(0, keep)
-        why = "events x bytes per event, and the user's keys"
-        yield Factor("timeline of a user", timeline, "bytes", why)
-    yield Factor("bytes per user", records + timeline, "bytes", "all that lies there for a user")
-
-
-def _records(wanted: Wanted) -> Iterator[Factor]:
-    window, depth = wanted.spec.window, wanted.spec.depth
-    if wanted.is_paper:
-        many, each = "one window, as the paper counts", "one for every depth, as the paper counts"
-    else:
-        many = f"2 windows of {window:,}: a request reads one, late events are recomputed from two"
-        each = f"{depth} layers; depth 0 is a table look-up and is not cached"
-    yield Factor("records per user", wanted.most_records, "", many)
-    yield Factor("cells per record", wanted.cells, "", each)
-    cell = wanted.record_bytes / wanted.cells if wanted.cells else 0.0
-    yield Factor("bytes per cell", cell, "bytes", _why_cell(wanted))
-
-
-def _why_cell(wanted: Wanted) -> str:
-    spec = wanted.spec
-    if wanted.cell_bytes is not None:
-        return "given; with key and overhead"
-    number_bytes = {"float32": 4, "float16": 2, "int8": 1}[spec.cache_dtype]
-    scale = " + 2 for the scale" if spec.cache_dtype == "int8" else ""
-    return (
-        f"{spec.width} x {number_bytes} ({spec.cache_dtype}){scale} and a share of hash and "
-        "chunk, as measured in Redis"
-    )
-
-
 def _memory(wanted: Wanted, total_bytes: float) -> Iterator[Factor]:
     rounding = 1.0
-    if not wanted.is_paper and wanted.spec.cached_depths:
-        chunk = wanted.footprint.chunk_bytes(CHUNK_EVENTS)
-        rounding = size_class(chunk) / chunk
-        yield Factor(
-            "allocator",
-            rounding,
-            "x",
-            f"jemalloc sets {size_class(chunk):,} bytes aside for a chunk of {chunk:,}",
-        )
+    if not wanted.is_paper:
+        footprint, held = wanted.footprint, (wanted.most_records, wanted.events)
+        rounding = footprint.allocated_bytes(*held) / footprint.user_bytes(*held)
+        value = footprint.chunk_bytes(CHUNK_EVENTS) or wanted.summary_bytes or footprint.page_bytes
+        why = f"jemalloc sets {size_class(value):,} bytes aside for a value of {value:,}, and so on"
+        yield Factor("allocator", rounding, "x", why)
     one_copy = total_bytes * rounding
     memory = one_copy * (1 + wanted.copies)
-    why = "all users x allocator" if rounding > 1 else "all users"
+    why = "all users" if wanted.is_paper else "all users x allocator"
     yield Factor("Redis memory", memory, "bytes", f"{why} x {1 + wanted.copies} copies")
     room = wanted.shard_gib * GIB * FILL
     by_memory = math.ceil(one_copy / room)
@@ -215,21 +118,20 @@ def _memory(wanted: Wanted, total_bytes: float) -> Iterator[Factor]:
 
 
 def _compute(wanted: Wanted) -> Iterator[Factor]:
-    spec = wanted.spec
-    history = 3 * spec.depth * spec.window * spec.width**2
-    each = spec.depth * (6 * spec.width**2 + 2 * (spec.window + 1) * spec.width)
-    cost_ms = ASSUMED_OVERHEAD_MS + history / ASSUMED_MULTIPLY_ADDS_S * 1e3
+    work, runs = _request_work(wanted)
     request_ms = _measured_ms(wanted.bench or {}, wanted.candidates)
     if request_ms is None:
-        request_ms = cost_ms + wanted.candidates * each / ASSUMED_MULTIPLY_ADDS_S * 1e3
+        request_ms = _cost_ms(work)
         billions = ASSUMED_MULTIPLY_ADDS_S / 1e9
         why = f"assumed {billions:g} billion multiply-adds a second (--bench: measured)"
     else:
         why = "measured by `marmot bench`"
-    yield Factor("CPU per request", request_ms, "ms", f"{why}; {wanted.candidates} candidates")
-    yield Factor("CPU per event", cost_ms, "ms", "assumed: one query over a window of records")
+    why = f"{why}; {runs}, {wanted.candidates} candidates"
+    yield Factor("CPU per request", request_ms, "ms", why)
+    work, runs = _event_work(wanted.spec)
+    yield Factor("CPU per event", event_ms := _cost_ms(work), "ms", f"assumed: {runs}")
     yield Factor("events", wanted.events_s, "1/s", "users x events a day")
-    cores = (wanted.requests_s * request_ms + wanted.events_s * cost_ms) / 1e3
+    cores = (wanted.requests_s * request_ms + wanted.events_s * event_ms) / 1e3
     yield Factor("busy cores", cores, "", "requests and events a second x their CPU time")
     yield Factor(
         "replicas",
@@ -237,6 +139,37 @@ def _compute(wanted: Wanted) -> Iterator[Factor]:
         "",
         f"workers of one core, busy {UTILISATION:.0%} of the time",
     )
+
+
+def _cost_ms(multiply_adds: float) -> float:
+    return ASSUMED_OVERHEAD_MS + multiply_adds / ASSUMED_MULTIPLY_ADDS_S * 1e3
+
+
+def _request_work(wanted: Wanted) -> tuple[float, str]:
+    """Multiply-adds of a request, and what runs."""
+    spec, work = wanted.spec, operations(wanted.spec)
+    batch = min(ASSUMED_CATEGORIES, wanted.candidates) if spec.finds_first else 1
+    many = batch * work.per_request + wanted.candidates * work.per_candidate
+    if spec.finds_first:
+        runs = f"rank.onnx over {spec.attends:,} found events for each of {batch} categories"
+    elif spec.search:
+        runs = f"rank.onnx, which searches {spec.history:,} events for every candidate and layer"
+    elif spec.encodes:
+        runs = f"rank.onnx, which makes the records of {spec.reads:,} events"
+    else:
+        tokens = f" and {spec.summary} tokens" if spec.summary else ""
+        runs = f"rank.onnx over {spec.reads:,} events{tokens}"
+    return many, runs
+
+
+def _event_work(spec: Spec) -> tuple[float, str]:
+    """Multiply-adds of an event, and what runs."""
+    if spec.summary:
+        return summing(spec), f"its share of summarise.onnx, once for {spec.refresh_events} events"
+    if not spec.cached_depths:
+        return 0, "it is stored, and nothing runs"
+    once = operations(replace(spec, history=0, search=0))
+    return once.per_request + once.per_candidate, "append.onnx, one query over a window of records"
 
 
 def _measured_ms(bench: Mapping[str, Any], candidates: int) -> float | None:
@@ -258,12 +191,37 @@ def _measured_ms(bench: Mapping[str, Any], candidates: int) -> float | None:
 
 
 def _network(wanted: Wanted) -> Iterator[Factor]:
-    event_bytes = wanted.record_bytes + wanted.footprint.event_bytes
-    read = (wanted.spec.window + CHUNK_EVENTS / 2) * event_bytes
-    yield Factor(
-        "bytes per read", read, "bytes", "a window, in whole chunks; less with a near tier"
-    )
-    written = CHUNK_EVENTS / 2 * event_bytes * (1 + wanted.copies)
-    yield Factor("bytes per write", written, "bytes", "the last chunk, half full, to every copy")
-    total = (wanted.requests_s + wanted.events_s) * read + wanted.events_s * written
+    reads, why = _read(wanted)
+    yield Factor("read per request", reads, "bytes", f"{why}; less with a near tier")
+    spec, tail = wanted.spec, CHUNK_EVENTS / 2
+    each = wanted.record_bytes + wanted.footprint.event_bytes
+    summary = wanted.summary_bytes
+    around = min(spec.window + tail, wanted.events) * each + summary
+    yield Factor("read per event", around, "bytes", "a window in whole chunks, to add it to")
+    share = summary / spec.refresh_events if summary else 0.0
+    written = (tail * each + share) * (1 + wanted.copies)
+    why = "the last chunk, half full" + (", a summary now and then" if summary else "")
+    yield Factor("written per event", written, "bytes", f"{why}, to every copy")
+    total = wanted.requests_s * reads + wanted.events_s * (around + written)
     yield Factor("network", total, "bytes/s", "requests read; events read and write")
+
+
+def _read(wanted: Wanted) -> tuple[float, str]:
+    """Bytes that a request takes from the store, and what they are."""
+    spec, event, record = wanted.spec, wanted.footprint.event_bytes, wanted.record_bytes
+    if spec.finds_first:
+        history = min(spec.history, wanted.events)
+        found = _chunks_with(min(ASSUMED_CATEGORIES, wanted.candidates) * spec.search, history)
+        why = f"ids and times of {history:,} events"
+        why += f", and records of {found:,.0f} chunks of them" if record else ""
+        return history * event + found * CHUNK_EVENTS * record, why
+    events = min(spec.reads + CHUNK_EVENTS / 2, wanted.events)
+    why = f"{spec.reads:,} events{' with their records' if record else ''}, in whole chunks"
+    why += ", and the summary" if spec.summary else ""
+    return events * (event + record) + wanted.summary_bytes, why
+
+
+def _chunks_with(found: int, history: int) -> float:
+    """Chunks in which so many events lie that are scattered over a history."""
+    chunks = max(history / CHUNK_EVENTS, 1.0)
+    return chunks * (1 - (1 - 1 / chunks) ** found)

@@ -14,14 +14,19 @@ from service.errors import UsageError
 
 if TYPE_CHECKING:
     from models.spec import Spec
-    from service.plan import Factor, Plan
+    from service.plan import Plan
     from service.simulation import Point
+    from service.storage import Factor
 
 
 def plan(
     *,
     users: Annotated[float, typer.Option(min=1, help="How many; 30e6 is a number.")] = 1e6,
     events_a_day: Annotated[float, typer.Option(min=0, help="Of one user.")] = 20.0,
+    family: Annotated[
+        str | None,
+        typer.Option(help="marm, vista, stca, …", show_default="marm, or the bundle's"),
+    ] = None,
     window: Annotated[int | None, typer.Option(min=1, show_default="100, or the bundle's")] = None,
     depth: Annotated[int | None, typer.Option(min=0, show_default="4, or the bundle's")] = None,
     width: Annotated[int | None, typer.Option(min=1, show_default="64, or the bundle's")] = None,
@@ -29,6 +34,10 @@ def plan(
         Literal["float32", "float16", "int8"] | None,
         typer.Option(help="Of cached records.", show_default="float32, or the bundle's"),
     ] = None,
+    history: Annotated[
+        int | None, typer.Option(min=1, help="Events that a search, or a summary, reaches back.")
+    ] = None,
+    search: Annotated[int | None, typer.Option(min=1, help="Events found for a candidate.")] = None,
     requests_s: Annotated[float, typer.Option(min=0, help="Rank requests a second.")] = 1_000.0,
     candidates: Annotated[int, typer.Option(min=1, help="In one request.")] = 500,
     cell_bytes: Annotated[
@@ -36,6 +45,9 @@ def plan(
         typer.Option(min=0, help="Of one (event, depth). Without --bundle: the paper's count."),
     ] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="Events kept of a user.")] = None,
+    user_events: Annotated[
+        int | None, typer.Option(min=0, help="Stored of a user on average; as many as are kept.")
+    ] = None,
     id_bytes: Annotated[int, typer.Option(min=1, help="Of an item's id.")] = 8,
     bundle: Annotated[Path | None, typer.Option(help="Take the model's shape from it.")] = None,
     bench: Annotated[
@@ -57,20 +69,26 @@ def plan(
 
     Every factor stands with its reason; what was assumed and not measured says so.
     """
-    from service.plan import Wanted  # noqa: PLC0415
     from service.plan import plan as plan_of  # noqa: PLC0415
+    from service.wanted import Wanted  # noqa: PLC0415
 
     if users != int(users):
         raise UsageError(f"--users must be a whole number, not {users:g}")
+    shape: dict[str, Any] = {
+        "family": family, "window": window, "depth": depth, "width": width, "cache_dtype": dtype,
+        "history": history, "search": search,
+    }  # fmt: skip
+    spec = _spec(bundle, {name: value for name, value in shape.items() if value is not None})
     wanted = Wanted(
         int(users),
-        _spec(bundle, {"window": window, "depth": depth, "width": width, "cache_dtype": dtype}),
+        spec,
         events_a_day=events_a_day,
         requests_s=requests_s,
         candidates=candidates,
         cell_bytes=cell_bytes,
-        is_paper=cell_bytes is not None and bundle is None,
+        is_paper=cell_bytes is not None and bundle is None and spec.kind.is_cached,
         keep=keep,
+        user_events=user_events,
         id_bytes=id_bytes,
         shard_gib=shard_gib,
         copies=copies,
@@ -94,12 +112,17 @@ def plan(
 
 def _spec(bundle: Path | None, given: dict[str, Any]) -> Spec:
     from models.bundle import load_bundle  # noqa: PLC0415
+    from models.family import default_depth  # noqa: PLC0415
     from models.spec import Spec  # noqa: PLC0415
 
-    base = Spec() if bundle is None else load_bundle(bundle).spec
-    changed = {name: value for name, value in given.items() if value is not None}
+    if bundle is not None:
+        base = load_bundle(bundle).spec
+    else:
+        base, given = Spec(), {"depth": default_depth(given.get("family", "marm")), **given}
+    if base.stage != "rank":
+        raise UsageError(f"{bundle} reads another model's records: plan with the bundle of that")
     # Heads divide the width and weigh nothing here.
-    return replace(base, **changed, heads=1)
+    return replace(base, **given, heads=1)
 
 
 def _bench(path: Path | None) -> dict[str, Any] | None:
@@ -159,7 +182,7 @@ def _show_points(points: Sequence[Point]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
-    for name in ("of all records", "memory", "hit rate"):
+    for name in ("of all cached", "memory", "hit rate"):
         table.add_column(name, justify="right")
     for point in points:
         table.add_row(f"{point.share:.0%}", size(point.memory_bytes), f"{point.hit_rate:.1%}")
@@ -179,7 +202,7 @@ def _draw(points: Sequence[Point], path: Path, exponent: float) -> str | None:
     axes.set(
         xscale="log",
         ylim=(0, 1.02),
-        xlabel="memory for records, GB",
+        xlabel="memory for what is cached, GB",
         ylabel="hit rate",
         title=f"LRU under Zipf traffic, exponent {exponent:g}",
     )

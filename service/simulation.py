@@ -15,7 +15,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from service.plan import Wanted
+from service.errors import UsageError
+from service.wanted import Wanted
 
 USERS = 20_000
 REQUESTS = 200_000
@@ -43,6 +44,8 @@ def simulate(
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Point]:
     """Hit rates of stores from almost nothing to everything; every store sees the same requests."""
+    if not wanted.record_bytes and not wanted.summary_bytes:
+        raise UsageError("--simulate: nothing but timelines is kept of a user, so nothing can miss")
     groups = min(USERS, wanted.users)
     popularity = group_popularity(wanted.users, groups, exponent)
     sizes = _sizes(wanted, popularity)
@@ -69,7 +72,9 @@ def group_popularity(users: int, groups: int, exponent: float) -> Floats:
 
 
 def _sizes(wanted: Wanted, popularity: Floats) -> Floats:
-    """Bytes of records of one user of each group: those who come often have more."""
+    """Bytes of what is cached of one user of each group: who comes often has more records."""
+    if wanted.summary_bytes:
+        return np.full(len(popularity), float(wanted.summary_bytes))
     mean = wanted.events_a_day * RECORD_DAYS
     records = np.clip(mean * popularity * len(popularity), 1, wanted.most_records)
     return np.asarray(records * wanted.record_bytes)

@@ -20,7 +20,7 @@ export function ranking(shown, act) {
     el("th", { scope: "col", class: "place" }, "#"),
     el("th", { scope: "col" }, "Item"),
     tasks.map((task) => el("th", { scope: "col", class: "score" }, task)),
-    beside ? el("th", { scope: "col", class: "score beside" }, beside.name) : null,
+    beside ? el("th", { scope: "col", class: "score beside" }, `${tasks[0]}, ${beside.name}`) : null,
     el("th", { scope: "col", class: "record" }, `record ${tasks[0]}`),
     el("th", { scope: "col", class: "why" }, hidden("Explanation")),
     el("th", { scope: "col", class: "drop" }, hidden("Remove")));
@@ -43,7 +43,7 @@ function line(row, { nameOf, tasks, beside }, act, earlier, other, isUnknown) {
       name === row.id ? null : el("span", { class: "id" }, row.id),
       isUnknown ? el("span", { class: "badge", title: "outside the vocabulary: scored by shared rows" }, "not in the model") : null),
     tasks.map((task) => el("td", { class: "score", "data-name": columns > 1 ? task : null }, bar(row.scores[task], earlier?.scores[task], score(row.scores[task])))),
-    beside ? el("td", { class: "score beside", "data-name": beside.name }, other ? bar(other.scores[tasks[0]], null, score(other.scores[tasks[0]])) : "–",
+    beside ? el("td", { class: "score beside", "data-name": `${tasks[0]}, ${beside.name}` }, other ? bar(other.scores[tasks[0]], null, score(other.scores[tasks[0]])) : "–",
       other ? shift(other.place - row.place, "than there") : null) : null,
     el("td", { class: "record" }, record(1), record(0)),
     el("td", { class: "why" }, el("button", { type: "button", class: "quiet", "aria-label": `Why this score for ${name}`, onclick: () => act.why(row.id) }, "why?")),

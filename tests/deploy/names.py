@@ -20,13 +20,19 @@ from service.routes import (
     items,
     metrics,
     models,
+    playground,
     rank,
+    stages,
+    status,
     users,
 )
 from service.timings import STAGES
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-ROOMS = (docs, events, explain, health, inference, items, metrics, models, rank, users)
+ROOMS = (
+    docs, events, explain, health, inference, items, metrics, models, playground, rank, stages,
+    status, users,
+)  # fmt: skip
 
 
 def labels_of_series() -> dict[str, set[str]]:

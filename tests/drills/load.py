@@ -62,6 +62,7 @@ class Outcome:
     away: int
     waited_ms: float  # for the store, by 99 of 100 answers that had to do without
     back_s: float | None
+    shed: int = 0  # rank requests that were refused, as they should be
 
 
 @dataclass

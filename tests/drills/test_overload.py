@@ -25,6 +25,7 @@ from loadtest.driver import closed_loop, open_loop
 from loadtest.results import Result
 from loadtest.traffic import Traffic, Universe
 from tests.bundles import make_bundle
+from tests.drills.load import Outcome
 from tests.servers import is_up, wait_until
 
 pytestmark = pytest.mark.drill
@@ -45,19 +46,22 @@ def url(marmot: Callable[..., Any], tmp_path: Path, free_port: int) -> str:
         "--port", str(free_port), "--threads", "1", "--drain-s", "0",
     )  # fmt: skip
     url = f"http://127.0.0.1:{free_port}"
-    wait_until(lambda: is_up(url) or command.process.poll() is not None)
+    wait_until(lambda: is_up(url) or command.process.poll() is not None, within_s=60)
     assert command.process.poll() is None, command.ends()
     return url
 
 
-def test_three_times_capacity(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_times_capacity(
+    url: str, told: Callable[[Outcome], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Only 200 and 503, with Retry-After and at once; every request answered; health answers."""
-    figures = uvloop.run(_drill(url))
+    figures, outcome = uvloop.run(_drill(url))
+    told(outcome)
     with capsys.disabled():
         print(f"\n{json.dumps(figures)}")  # noqa: T201 - the drill is there to tell
 
 
-async def _drill(url: str) -> dict[str, Any]:
+async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     traffic = Traffic(Universe.of_counts(USERS, ITEMS), candidates=CANDIDATES)
     async with Client(url) as client:
         await _fill(client)
@@ -77,7 +81,7 @@ async def _drill(url: str) -> dict[str, Any]:
     assert set(Counter(result.outcome for result in results)) == {"200", "503"}
     assert {answer.status for answer in health} == {200}
     assert {result.outcome for result in last} == {"200"}
-    return {
+    figures = {
         "unloaded_p50_ms": _ms(_quantile(unloaded, 50)),
         "capacity_rps": round(rate, 1),
         "capacity_p50_ms": _ms(_quantile(at_capacity, 50)),
@@ -93,6 +97,11 @@ async def _drill(url: str) -> dict[str, Any]:
             float(np.percentile([result.sent - result.due for result in results], 99))
         ),
     }
+    outcome = Outcome(
+        "three times its capacity", ranked=len(results), shed=len(refused), failed=0, posted=0,
+        refused=0, lost=0, away=0, waited_ms=0.0, back_s=None,
+    )  # fmt: skip
+    return figures, outcome
 
 
 async def _fill(client: Client) -> None:

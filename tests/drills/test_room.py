@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,11 @@ async def check(cache: LmdbCache, stored: list[str]) -> None:
         assert len((await cache.fetch(user, limit=1000)).timeline) == 200
 
 
+async def add(cache: LmdbCache, user: str) -> None:
+    more = some_events(200)
+    await cache.append((await cache.fetch(user, limit=100, around=more)).merge(more))
+
+
 async def test_a_full_map(tmp_path: Path) -> None:
     """LMDB at its map's size refuses; all that was said to be stored is; a larger map goes on."""
     cache = LmdbCache(tmp_path, map_size_gib=2 / 1024, is_durable=False)
@@ -157,16 +164,15 @@ async def test_a_full_map(tmp_path: Path) -> None:
     await cache.close()
     cache = LmdbCache(tmp_path, map_size_gib=4 / 1024)
     await check(cache, stored)
-    more = some_events(200)
-    await cache.append((await cache.fetch("later", limit=100, around=more)).merge(more))
+    await add(cache, "later")
     await check(cache, [*stored, "later"])
     await cache.close()
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    """A file system of eight MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
     try:
         done = subprocess.run(mount, capture_output=True, check=False)  # noqa: S603
     except OSError as error:
@@ -183,10 +189,34 @@ async def test_a_full_disk(small_disk: Path) -> None:
     stored = await write_until_full(cache)
     assert stored
     await check(cache, stored)
-    grow = ["mount", "-o", "remount,size=8m", str(small_disk)]
+    grow = ["mount", "-o", "remount,size=16m", str(small_disk)]
     subprocess.run(grow, check=True)  # noqa: S603, ASYNC221
-    more = some_events(200)
-    change = (await cache.fetch("later", limit=100, around=more)).merge(more)
-    await cache.append(change)
+    await add(cache, "later")
     await check(cache, [*stored, "later"])
+    await cache.close()
+
+
+async def test_a_full_disk_forgets(small_disk: Path) -> None:
+    """Whoever is deleted is gone, one by one or all at once, however full the disk is.
+
+    What they leave is room for others, and a service that starts anew finds the rest as it was.
+    """
+    cache = LmdbCache(small_disk / "store", map_size_gib=1)
+    stored = await write_until_full(cache)
+    fill = small_disk / "others"
+    with suppress(OSError), fill.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    some, many, rest = stored[:20], stored[20:-20], stored[-20:]
+    for user in some:
+        await cache.forget(user)
+    await asyncio.gather(*map(cache.forget, many))
+    for user in (*some, *many):
+        assert not len((await cache.fetch(user, limit=1)).timeline)
+    await cache.close()
+    cache = LmdbCache(small_disk / "store", map_size_gib=1)
+    await check(cache, rest)
+    fill.unlink()
+    await add(cache, "later")
+    await check(cache, [*rest, "later"])
     await cache.close()

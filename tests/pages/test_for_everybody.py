@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.pages.accessible import serious
 from tests.servers import Running
 
-SERIOUS = {"serious", "critical"}
 PHONE = {"width": 360, "height": 740}
-#: Rows are all alike, and axe-core takes its time for each.
-SHORTEN = """document.querySelectorAll("tbody tr:nth-child(n + 4), #timeline li:nth-child(n + 6)")
-  .forEach((row) => row.remove())"""
 #: What has the focus, and whether that can be seen.
 HERE = """() => {
   const here = document.activeElement;
@@ -26,7 +23,6 @@ HERE = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible(service: Running, window: Callable[..., Any], scheme: str) -> None:
     """axe-core finds nothing serious, with every part of the pages open."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # all that differs
     shown = window(service, color_scheme=scheme)
     page = shown.open()
@@ -37,22 +33,12 @@ def test_accessible(service: Running, window: Callable[..., Any], scheme: str) -
     page.fill("#item-words", "item")
     page.wait_for_selector("#found-0")
     shown.keep(f"playground-{scheme}")
-    page.evaluate(SHORTEN)
-    assert serious(axe.run(page, options=rules)) == []
+    assert serious(page, **rules) == []
     service.rank("42", [1, 2])
     page = shown.open("/status")
     page.wait_for_selector("#live.on")
-    assert serious(axe.run(page, options=rules)) == []
     shown.keep(f"status-{scheme}")
-
-
-def serious(found: Any) -> list[tuple[str, str]]:
-    """What axe-core found, and where first."""
-    return [
-        (violation["id"], violation["nodes"][0]["html"])
-        for violation in found.response["violations"]
-        if violation["impact"] in SERIOUS
-    ]
+    assert serious(page, **rules) == []
 
 
 def test_on_a_phone(service: Running, window: Callable[..., Any]) -> None:

@@ -13,7 +13,11 @@ import pytest
 from redis import Redis
 
 from cache.keys import KEEP
+from models.bundle import load_bundle
 from service.marmot import run
+from service.plan import GIB, plan
+from service.wanted import Wanted
+from tests.bundles import make_bundle
 from tests.servers import RedisServer, flush
 
 Doctor = Callable[..., tuple[int, dict[str, Any]]]
@@ -142,3 +146,25 @@ def test_memory_against_the_plan(doctor: Doctor, redis_server: RedisServer, stor
     assert doctor(cache=redis_server.url, users=100)[1]["memory"]["state"] == "ok"
     assert doctor(cache=redis_server.url, users=1e6)[1]["memory"]["state"] == "warn"
     assert "disk" in doctor(users=1e12)[1]["memory"]["found"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"family": "vista", "summary": 4, "refresh_events": 4, "history": 500},
+        {"history": 40, "search": 4},
+        {"family": "stca"},
+    ],
+    ids=["summary", "search", "timelines"],
+)
+def test_what_families_keep(doctor: Doctor, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """A summary, records of every event, or timelines alone: what doctor and the plan count."""
+    bundle = make_bundle(tmp_path / "family", **fields)
+    spec = load_bundle(bundle).spec
+    told = doctor(bundle=bundle, users=1e6)[1]["memory"]["found"]
+    wanted = Wanted(10**6, spec)
+    assert plan(wanted).user_bytes == pytest.approx(
+        wanted.footprint.user_bytes(wanted.most_records, wanted.events), rel=0.03
+    )
+    need = 1e6 * wanted.footprint.user_bytes(wanted.most_records, wanted.events)
+    assert told.startswith(f"1,000,000 full users take {need / GIB:.1f} GiB")

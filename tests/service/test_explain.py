@@ -140,11 +140,20 @@ def test_refusals(running: Any, fields: dict[str, Any], status: int, slug: str) 
     assert running.runs == before
 
 
-@pytest.mark.parametrize("fields", [{"depth": 1}, {"cache_dtype": "int8"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": 1},
+        {"cache_dtype": "int8"},
+        {"family": "full"},
+        {"family": "stca"},
+        {"family": "din", "depth": 1},
+    ],
+)
 def test_other_shapes(serve: Callable[..., Any], tmp_path: Path, fields: dict[str, Any]) -> None:
     """A model that caches nothing is explained exactly, one in int8 within what int8 allows."""
     running = serve(bundle=make_bundle(tmp_path / "bundle", **fields))
-    events = events_of(12)
+    events = events_of(20)
     post(running, events)
     found = explain(running)
     allowed = 2 * 2e-2 if "cache_dtype" in fields else SAME

@@ -15,13 +15,15 @@ from redis import Redis
 from cache.keys import RedisKeys, owner_of
 from cache.layout import Layout
 from cache.redis_cache import RedisCache
+from cache.summary import Summary
 from cache.timeline import Event, Mark
 from models.spec import Spec
 from service.errors import UsageError
 from service.footprint import Footprint, size_class
 from service.marmot import run
-from service.plan import Wanted, plan
+from service.plan import plan
 from service.simulation import group_popularity, replay, simulate
+from service.wanted import Wanted
 from tests.servers import RedisServer, flush
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -104,6 +106,67 @@ def taken(url: str, user_id: str, fingerprint: str) -> int:
         return sum(store.memory_usage(key, samples=0) or 0 for key in keys)
 
 
+async def test_a_summary_is_redis_own(redis_server: RedisServer) -> None:
+    """A summary takes what the formula says, within 5%, whatever its tokens and sums."""
+    flush(redis_server.url)
+    cache = RedisCache(redis_server.url, keep=1_000)
+    event = Event("50", 893_286_638, {"like": Mark(1, 893_286_638)})
+    try:
+        for spec in (Spec(family="vista"), Spec(family="elastic", cache_dtype="int8")):
+            layout = Layout("f" * 32, spec.row, spec.reach, None, spec.summary_row)
+            user_id = spec.family
+            snapshot = await cache.fetch(user_id, limit=1, layout=layout, around=[event])
+            await cache.append(snapshot.merge([event]))
+            snapshot = await cache.fetch(user_id, limit=1, layout=layout)
+            row = np.zeros((), spec.summary_row)
+            summary = Summary.upto(snapshot.timeline, 1, row, 1)
+            await cache.append(snapshot.merge(()).with_summary(summary))
+            with Redis.from_url(redis_server.url) as store:
+                key = RedisKeys(owner_of(user_id)).rows(layout.fingerprint)
+                found = store.memory_usage(key, samples=0) or 0
+            assert Footprint(spec).summary_bytes == pytest.approx(found, rel=0.05)
+    finally:
+        await cache.close()
+
+
+def test_a_summary_is_planned(cli: Cli) -> None:
+    """One value of a user, timelines as long as told, and the graph that an event runs."""
+    code, out, _ = cli("plan", "--family", "vista", "--user-events", "5000", "--json")
+    assert code == 0
+    found = json.loads(out.splitlines()[-1])
+    counted, spec = factors(found), Spec(family="vista")
+    assert (counted["records of a user"], counted["events per user"]) == (0, 5_000)
+    assert counted["summary of a user"] == Footprint(spec).summary_bytes
+    whole = counted["summary of a user"] + counted["timeline of a user"]
+    assert found["user_bytes"] == pytest.approx(whole)
+    assert "summarise.onnx, once for 50 events" in out
+    few = plan(Wanted(1, spec, user_events=10))
+    assert "summary of a user" not in {factor.name for factor in few.factors}
+
+
+def test_a_search_is_planned(cli: Cli) -> None:
+    """Records of every event are kept, and a request reads those that ten categories find."""
+    shape = ["--history", "10000", "--search", "100"]
+    code, out, _ = cli("plan", *shape, "--json")
+    assert code == 0
+    counted = factors(json.loads(out.splitlines()[-1]))
+    assert counted["records per user"] == counted["events per user"] == 10_400
+    window = factors(plan(Wanted(10**6, Spec())).to_dict())
+    assert counted["read per request"] > 10 * window["read per request"]
+    assert counted["read per event"] == window["read per event"]
+    assert "100 found events for each of 10 categories" in out
+
+
+@pytest.mark.parametrize("family", ["full", "stca", "din", "sim"])
+def test_families_without_a_cache(cli: Cli, family: str) -> None:
+    """Timelines are all that lies in the store: there is nothing to simulate, and that is said."""
+    search = ["--history", "2000", "--search", "50"] if family == "sim" else []
+    code, out, err = cli("plan", "--family", family, *search, "--simulate", "--json")
+    assert code == 2
+    assert f"the family {family} caches nothing" in out
+    assert "nothing but timelines is kept" in err
+
+
 def test_size_classes() -> None:
     """jemalloc has four sizes between two powers of two, and sixteens below 128."""
     wanted = {1: 16, 100: 112, 128: 128, 129: 160, 5_120: 5_120, 6_500: 7_168, 24_863: 28_672}
@@ -176,6 +239,13 @@ def test_the_simulation_is_a_table_and_a_picture(cli: Cli, tmp_path: Path) -> No
         assert "matplotlib is not installed" in err
 
 
+def test_a_stage_is_planned_with_its_ranker(cli: Cli, tiny_stages: dict[str, Path]) -> None:
+    """It keeps nothing of its own."""
+    code, _, err = cli("plan", "--bundle", tiny_stages["prerank"])
+    assert code == 2
+    assert "reads another model's records" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -183,6 +253,8 @@ def test_the_simulation_is_a_table_and_a_picture(cli: Cli, tmp_path: Path) -> No
         (["--bench", "no-such-file"], "no file at no-such-file; `marmot bench --json"),
         (["--window", "20000"], "window must be between"),
         (["--bundle", "no-such-bundle"], "no bundle at"),
+        (["--family", "vast"], "family must be one of"),
+        (["--search", "10"], "history and search go together"),
         (["--keep", "499"], "--keep 499 is too small: exact rebuilds of this model need 500"),
     ],
 )
