@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Noted:
     answered_at_s: float
     user_id: str
     timestamp: int
-    candidates: Any
+    candidates: Sequence[int | str]
     answer: dict[str, Any]
 
     def entry(self, hashed: UserHash) -> Entry:
@@ -89,7 +89,9 @@ class AnswerLog:
         """Whether the next answer is one of the sample."""
         return random.random() < self._share  # noqa: S311
 
-    def note(self, question: Question, answer: dict[str, Any]) -> None:
+    def note(
+        self, question: Question, candidates: Sequence[int | str], answer: dict[str, Any]
+    ) -> None:
         """Remembers an answer until it is written."""
         if len(self._waiting) >= MOST_WAITING:
             self._on_logged("dropped", 1)
@@ -98,7 +100,7 @@ class AnswerLog:
         self._waiting.append(
             Noted(
                 now - question.timings.total, now, question.user_id, question.timestamp,
-                question.request.candidates, answer,
+                candidates, answer,
             )
         )  # fmt: skip
         self._some.set()

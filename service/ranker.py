@@ -95,7 +95,7 @@ class Ranker:
             self._shadow.follow(
                 split, answer, partial(self._score_again, question, request.candidates)
             )
-        answer = {
+        told = {
             "user_id": request.user_id,
             "model": model.name,
             "scores": dict(zip(model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
@@ -105,8 +105,8 @@ class Ranker:
             "degraded": memory.degraded,
         }
         if self._answer_log is not None and self._answer_log.wants_next():
-            self._answer_log.note(question, answer)
-        return answer
+            self._answer_log.note(question, request.candidates, told)
+        return told
 
     async def close(self) -> None:
         """Finishes what nobody waits for."""
