@@ -23,6 +23,8 @@ from models.spec import Spec, SpecError
 FORMAT = 1
 OPSET = 23
 MANIFEST = "manifest.json"
+#: The graph that every bundle has, and that example.npz is a feed of: candidates to scores.
+RANK_FILE = "rank.onnx"
 #: A graph that a bundle may have besides: the rank graph with its attention as outputs.
 EXPLAIN = "explain"
 REQUIRED_FILES = (
@@ -125,7 +127,9 @@ class Bundle:
 
     def example(self) -> dict[str, np.ndarray[Any, Any]]:
         """One valid feed of its first graph, as training wrote it."""
-        with np.load(self.path / "example.npz", allow_pickle=False) as arrays:
+        own = self.path / f"{self.spec.graphs[0]}.npz"  # where that is not the rank graph
+        file = own if own.name in self.manifest["files"] else self.path / "example.npz"
+        with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 

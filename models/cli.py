@@ -290,8 +290,11 @@ def score(
 @app.command(epilog="Example: marmot evaluate --bundle var/bundle --events events.csv --via http")
 def evaluate(
     *,
-    bundle: BundlePath,
     events: Events,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `marmot train` wrote.", show_default="--replay needs none"),
+    ] = None,
     via: Annotated[
         Literal["full", "cache", "http"],
         typer.Option(help="PyTorch, the cached graphs in this process, or a server."),
@@ -313,13 +316,39 @@ def evaluate(
     users: Annotated[
         int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Log of `marmot serve --answer-log`: what it answered, not the holdout."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The key that the log's users are hashed with.")
+    ] = None,
+    within_s: Annotated[
+        int, typer.Option(min=1, help="Feedback counts so long after its answer.")
+    ] = 86_400,
+    period_s: Annotated[int, typer.Option(min=1, help="Drift is told by periods.")] = 86_400,
     as_json: Json = False,
 ) -> None:
     """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
 
     With --catalogue HR@10, NDCG@10 and MRR: a user's requests together hold every item of the
-    model that the user has not seen.
+    model that the user has not seen. With --replay AUC, GAUC, calibration and drift of what a
+    service answered, by model, from the feedback that came afterwards.
     """
+    if replay is not None:
+        from models import replay_cli  # noqa: PLC0415
+
+        if bundle is not None or url is not None or catalogue is not None:
+            raise UsageError(
+                "--replay tells of answers that were given: it takes no --bundle, "
+                "--url or --catalogue"
+            )
+        replay_cli.replay(
+            replay, key, events, within_s=within_s, period_s=period_s, as_json=as_json
+        )
+        return
+    if bundle is None:
+        raise UsageError("evaluate takes --bundle, or --replay")
     from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
     from models.evaluate import measure  # noqa: PLC0415
     from models.progress import bar  # noqa: PLC0415

@@ -12,7 +12,7 @@ from models.spec import Spec
 def describe(bundle: Bundle) -> dict[str, Any]:
     """The lines of `marmot inspect`, in order."""
     spec = bundle.spec
-    work = operations(spec)
+    work, runs = operations(spec), bundle.graphs[spec.graphs[0]].file
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -23,8 +23,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "items": len(bundle.vocabulary),
         **(_read(bundle) if bundle.reads else _kept(spec)),
         "a request reads": f"{spec.reads} events" + _records(spec),
-        "a request runs": f"{spec.graphs[0]}.onnx: {work.per_request:,} multiply-adds "
-        "at a full window",
+        "a request runs": f"{runs}: {work.per_request:,} multiply-adds at a full window",
         "per candidate": f"{work.per_candidate:,} more",
         "metrics": bundle.manifest["metrics"],
         "trained on": bundle.manifest["trained_on"],

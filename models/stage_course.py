@@ -78,7 +78,11 @@ def run_stage_course(
     export_stage(
         trained,
         ranker.vocabulary,
-        {"fingerprint": ranker.fingerprint, "version": ranker.version},
+        {
+            "fingerprint": ranker.fingerprint,
+            "version": ranker.version,
+            "record_field": ranker.spec.record_field,
+        },
         out,
         name=name or f"{ranker.name}-{stage}",
         version=version,

@@ -12,14 +12,14 @@ import safetensors.torch
 import torch
 
 from models.additions import Additions
-from models.bundle import Graph, Vocabulary, fingerprint_of, write_bundle, write_items
+from models.bundle import RANK_FILE, Graph, Vocabulary, fingerprint_of, write_bundle, write_items
 from models.export import TOLERANCE, ExportError
 from models.graph import GraphBuilder, described
 from models.graph_weights import GraphWeights, as_array
 from models.lessons import Past, windows
 from models.prerank import Prerank
 from models.retrieval import Retrieval
-from models.stage_graphs import prerank, retrieve, user
+from models.stage_graphs import NEVER, judge, prerank, retrieve, user
 from models.stage_index import write_index
 from models.teacher import Feed, decoded, open_graph
 
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 def export_stage(
     model: Retrieval | Prerank,
     vocabulary: Vocabulary,
-    reads: Mapping[str, str],
+    reads: Mapping[str, Any],
     path: Path,
     *,
     name: str,
@@ -41,14 +41,17 @@ def export_stage(
 ) -> str:
     """Writes the bundle at `path` in one step and returns its fingerprint.
 
-    `reads` names the ranking model, fingerprint and version, whose `vocabulary` it is too.
+    `reads` names the ranking model, fingerprint and version, whose `vocabulary` it is too, and how
+    many events can move its records (`record_field`).
     `additions` are items behind the trained ones, and what new ones are made from; they change no
-    weight and no fingerprint. With an `index` over all of them the graph ends with the user's
-    vector. Raises `ExportError` if the graph differs from PyTorch.
+    weight and no fingerprint. With an `index` over all of them the retrieval graph ends with the
+    user's vector. Raises `ExportError` if a graph differs from PyTorch.
     """
     model, spec = model.eval(), model.spec
-    proto, graph = build_stage(model, additions, is_indexed=index is not None)
-    example = _prove(model, proto, graph, additions)
+    graphs = build_stage(model, additions, is_indexed=index is not None)
+    examples = {
+        graph.file: _prove(model, proto, graph, additions) for proto, graph in graphs.values()
+    }
     tensors = [
         (tensor_name, tensor.shape, tensor.contiguous().numpy().tobytes())
         for tensor_name, tensor in model.state_dict().items()
@@ -61,16 +64,20 @@ def export_stage(
         "reads": dict(reads),
         "family": spec.family,
         "spec": spec.to_dict(),
-        "graphs": described({spec.graphs[0]: graph}),
+        "receptive_field": spec.reads + reads.get("record_field", spec.record_field),
+        "graphs": described({name: graph for name, (_, graph) in graphs.items()}),
         "trained_on": dict(trained_on or {}),
         "metrics": dict(metrics or {}),
     }
 
     def fill(folder: Path) -> None:
-        onnx.save(proto, folder / graph.file)
+        for proto, graph in graphs.values():
+            onnx.save(proto, folder / graph.file)
+        for file, example in examples.items():
+            name = "example.npz" if file == RANK_FILE else file.replace(".onnx", ".npz")
+            np.savez(folder / name, **example)  # type: ignore[arg-type]
         safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
         write_items(folder / "items.parquet", vocabulary.ids, vocabulary.names)
-        np.savez(folder / "example.npz", **example)  # type: ignore[arg-type]
         if additions is not None:
             additions.write(folder)
         if index is not None:
@@ -82,14 +89,31 @@ def export_stage(
 
 def build_stage(
     model: Retrieval | Prerank, additions: Additions | None = None, *, is_indexed: bool = False
-) -> tuple[onnx.ModelProto, Graph]:
-    """The stage's one graph."""
-    weights, builder, file = GraphWeights(model), GraphBuilder(), f"{model.spec.graphs[0]}.onnx"
+) -> dict[str, tuple[onnx.ModelProto, Graph]]:
+    """The stage's own graph, and the one that scores candidates under the name rank.
+
+    To pre-rank is to score candidates, so there both are one.
+    """
+    weights = GraphWeights(model)
     if isinstance(model, Prerank):
-        return prerank(weights, builder).build(file)
-    if is_indexed:
-        return user(weights, builder).build(file)
-    return retrieve(weights, builder, table_of(model, additions)).build(file)
+        built = prerank(weights, GraphBuilder()).build(RANK_FILE)
+        return {"prerank": built, "rank": built}
+    table = table_of(model, additions)
+    found = (
+        user(weights, GraphBuilder()) if is_indexed else retrieve(weights, GraphBuilder(), table)
+    )
+    judged = judge(weights, GraphBuilder(), rows_of(model, table))
+    return {"retrieve": found.build("retrieve.onnx"), "rank": judged.build(RANK_FILE)}
+
+
+def rows_of(model: Retrieval, table: Array) -> Array:
+    """The table by rows of the vocabulary: behind the trained items the shared rows, then added.
+
+    Items on the shared rows cannot be found, so they score 0.
+    """
+    shared = np.zeros((model.spec.fallback_rows, table.shape[1]), np.float32)
+    shared[:, -1] = NEVER
+    return np.concatenate([table[: model.items], shared, table[model.items :]])
 
 
 def table_of(model: Retrieval, additions: Additions | None = None) -> Array:
@@ -111,7 +135,7 @@ def _prove(
     feed: Feed = {}
     for events in (0, 1, spec.window):
         past, rows = _timeline(model, events, random)
-        asked = _asked(model, random)
+        asked = _asked(model, graph, random)
         feed = {**asked, **past, **rows}
         feed = {port.name: feed[port.name] for port in graph.inputs}
         used = {port.name for port in session.get_inputs()}
@@ -131,6 +155,12 @@ def _prove(
         if isinstance(model, Prerank):
             logits = model.forward_cached(torch.from_numpy(asked["candidates"]), when, history)
             _compare(graph, found["scores"], torch.sigmoid(logits).numpy())
+            continue
+        if graph.file == RANK_FILE:
+            table = torch.from_numpy(rows_of(model, table_of(model, additions)))
+            rows_asked = torch.from_numpy(asked["candidates"][0])
+            logits = model.logits(model.user(when, history), table[rows_asked])
+            _compare(graph, found["scores"][..., 0], torch.sigmoid(logits).numpy())
             continue
         if "found" not in found:
             _compare(graph, found["user"], model.user(when, history).numpy())
@@ -168,10 +198,11 @@ def _timeline(
     return past, rows
 
 
-def _asked(model: Retrieval | Prerank, random: np.random.Generator) -> Feed:
+def _asked(model: Retrieval | Prerank, graph: Graph, random: np.random.Generator) -> Feed:
     when = np.array([10**9])
-    if isinstance(model, Prerank):
-        return {"candidates": random.integers(0, model.items, (1, 16)), "timestamp": when}
+    if graph.file == RANK_FILE:
+        rows = model.items + model.spec.fallback_rows
+        return {"candidates": random.integers(0, rows, (1, 16)), "timestamp": when}
     count = min(16, model.items - 1)
     seen = random.integers(0, model.items, (1, 1)) + 1
     return {"timestamp": when, "seen": seen, "wanted": np.zeros((1, count), np.int8)}

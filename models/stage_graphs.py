@@ -1,4 +1,4 @@
-"""The graphs that only read the ranking model's records: retrieve and prerank.
+"""The graphs that only read the ranking model's records: prerank, retrieve, and what goes with it.
 
 Retrieve is exact: every item is multiplied with the user's vector. What costs after that is to
 find the largest of them all, so it asks blocks of items for their largest first; the best `k`
@@ -68,6 +68,26 @@ def retrieve(w: GraphWeights, g: GraphBuilder, table: Array) -> GraphBuilder:
     none = g.constant(-1, "int64")
     g.output(g.add("Where", is_one, rows, none), "found", "int64", "batch", "k")
     g.output(vector, "user", "float32", "batch", w.width)
+    return g
+
+
+def judge(w: GraphWeights, g: GraphBuilder, table: Array) -> GraphBuilder:
+    """The ranking model's records and candidates to the scores that retrieval gives them.
+
+    Candidates are rows of `table` (items, width + 1).
+    """
+    candidates, timestamp = ask(g)
+    past, times = read_past(w, g)
+    user = _user(w, g, memories(w, g, past, bucket_of(g, since(g, timestamp, times))), timestamp)
+    end = g.ints(np.iinfo(np.int64).max)
+    vector = g.add("Slice", user, g.ints(0), g.ints(w.width), g.ints(1))
+    lean = g.add("Slice", user, g.ints(w.width), end, g.ints(1))  # (batch, 1)
+    rows = g.add("Gather", g.floats(table), candidates)  # (batch, C, width + 1)
+    items = g.add("Slice", rows, g.ints(0), g.ints(w.width), g.ints(2))
+    bias = g.add("Slice", rows, g.ints(w.width), end, g.ints(2))
+    fit = g.add("MatMul", items, g.add("Unsqueeze", vector, g.ints(2)))  # (batch, C, 1)
+    logits = g.add("Add", g.add("Add", fit, bias), g.add("Unsqueeze", lean, g.ints(2)))
+    g.output(g.add("Sigmoid", logits), "scores", "float32", "batch", "candidates", 1)
     return g
 
 

@@ -107,6 +107,17 @@ def serve(
         float | None,
         typer.Option(help="Seconds between SIGTERM and closing.", show_default="1"),
     ] = None,
+    answer_log: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a sample of the answers, with scores.", show_default="none"),
+    ] = None,
+    answer_log_key: Annotated[
+        Path | None,
+        typer.Option(help="File with the key that its users are hashed with.", show_default="none"),
+    ] = None,
+    answer_log_share: Annotated[
+        float | None, typer.Option(help="Share of the rank answers in it.", show_default="0.01")
+    ] = None,
     otlp: Annotated[
         str | None,
         typer.Option(
@@ -146,6 +157,9 @@ def serve(
         "refresh_s": refresh_s,
         "store_acks": store_acks,
         "drain_s": drain_s,
+        "answer_log": answer_log,
+        "answer_log_key": answer_log_key,
+        "answer_log_share": answer_log_share,
         "otlp": otlp,
         "log_format": log_format,
     }

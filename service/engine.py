@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import EXPLAIN, Bundle
+from models.bundle import Bundle
 from service.bound import BoundRuns
 from service.buckets import Buckets
 from service.errors import EngineFailed, StartError
@@ -68,7 +68,7 @@ class Engine:
         self._sessions = {
             name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
             for name in self._outputs
-            if name != EXPLAIN  # few ask for it, and it holds the items' vectors once more
+            if name in bundle.spec.graphs  # the others hold the items' vectors once more
         }
         self._open = partial(_open_session, provider=provider, threads=threads)
         device = DEVICES.get(provider.lower(), "cpu")

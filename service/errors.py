@@ -28,6 +28,7 @@ ServiceError                    exit code 1 on the command line
     │   ├── Overloaded          the queue is full
     │   ├── Draining            shutting down
     │   ├── StoreAway           the store did not answer or could not take a write
+    │   ├── LogAway             the answer log could not be purged of a user
     │   └── Contended           writers of one user kept overtaking us until the deadline
     └── DeadlineExceeded    504 the caller's deadline passed; nothing was run for it after that
 """
@@ -236,6 +237,12 @@ class StoreAway(Unavailable):
     """The store did not answer, or could not take a write."""
 
     slug, title = "store-away", "The store is not reachable; nothing was stored"
+
+
+class LogAway(Unavailable):
+    """The answer log could not be purged of a user; the store was."""
+
+    slug, title = "log-away", "The log of answers cannot be written; ask again to forget the user"
 
 
 class Contended(Unavailable):

@@ -14,6 +14,7 @@ from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailabl
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
 from service.admission import Admission
+from service.answer_log import AnswerLog, open_answer_log
 from service.auth import Guard
 from service.batcher import Batcher
 from service.buckets import Buckets
@@ -68,6 +69,8 @@ class House:
     guard: Guard | None = None
     #: Tells a collector of each request; None where none is named.
     tracer: Tracer | None = None
+    #: Where a sample of the answers goes; None unless the settings name a folder.
+    answer_log: AnswerLog | None = None
     cache: Cache = field(init=False)
     chores: Chores = field(init=False)
     rollouts: Rollouts = field(init=False)
@@ -146,6 +149,9 @@ class House:
             self.guard = Guard(
                 settings.keys, workers=settings.workers, open_metrics=settings.open_metrics
             )
+        self.answer_log = open_answer_log(settings, self.metrics.logged)
+        if self.answer_log is not None:
+            stack.push_async_callback(self.answer_log.close)
         model = make_model(settings, settings.bundle, self.metrics)
         self.registry.add(model)
         stack.push_async_callback(self.registry.close)
@@ -166,6 +172,7 @@ class House:
             near_bytes=settings.near_mib << 20,
             fetch_s=settings.store_fetch_ms / 1e3,
             truth=Truth(cache, self.chores, self.metrics.checked, share=settings.truth_share),
+            answer_log=self.answer_log,
             stale=self._stale(cache),
             refresh_s=settings.refresh_s,
         )

@@ -168,6 +168,12 @@ class Metrics:
             buckets=DIFFERENCES,
             registry=registry,
         )
+        self._logged = Counter(
+            "marmot_logged_answers_total",
+            "Answers that were sampled for the answer log, by what became of them",
+            ["result"],
+            registry=registry,
+        )
         self._models = Gauge(
             "marmot_models",
             "Workers in which a version is loading, warming, ready or failed",
@@ -312,6 +318,11 @@ class Metrics:
         self._checks.labels(result).inc()
         if difference is not None:
             self._differences.observe(difference)
+
+    def logged(self, result: str, answers: int) -> None:
+        """Sampled answers were written down, or not."""
+        if answers:
+            self._logged.labels(result).inc(answers)
 
     def batch(self, graph: str, jobs: int, run_s: float) -> None:
         self._batch_jobs_of(graph).observe(jobs)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.base import Cache
+from service.answer_log import AnswerLog
 from service.caller import Caller
 from service.chores import Chores
 from service.features import Candidates
@@ -41,6 +42,7 @@ class Ranker:
         near_bytes: int = 0,
         fetch_s: float | None = None,
         truth: Truth | None = None,
+        answer_log: AnswerLog | None = None,
         stale: Stale | None = None,
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.time,
@@ -61,6 +63,7 @@ class Ranker:
         self._metrics = metrics
         self._default_deadline_ms = default_deadline_ms
         self._truth = truth
+        self._answer_log = answer_log
         self._shadow = Shadow(metrics)
 
     async def rank(self, request: RankRequest, caller: Caller, timings: Timings) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class Ranker:
             self._shadow.follow(
                 split, answer, partial(self._score_again, question, request.candidates)
             )
-        return {
+        told = {
             "user_id": request.user_id,
             "model": model.name,
             "scores": dict(zip(model.spec.tasks, np.ascontiguousarray(scores.T), strict=True)),
@@ -103,6 +106,9 @@ class Ranker:
             "cache": report,
             "degraded": memory.degraded,
         }
+        if self._answer_log is not None and self._answer_log.wants_next():
+            self._answer_log.note(question, request.candidates, told)
+        return told
 
     async def close(self) -> None:
         """Finishes what nobody waits for."""

@@ -63,6 +63,12 @@ class Settings(BaseSettings):
         0.001, ge=0, le=1, description="cached answers that are computed again in full"
     )
 
+    answer_log: Path | None = Field(None, description="folder for a sample of the rank answers")
+    answer_log_key: Path | None = Field(None, description="file: what its users are hashed with")
+    answer_log_share: float = Field(0.01, ge=0, le=1, description="of rank answers, written down")
+    answer_log_mib: int = Field(256, ge=1, description="together; the oldest go first")
+    answer_log_days: float = Field(30.0, gt=0, description="age at which they are deleted")
+
     body_limit_bytes: int = Field(1 << 20, ge=1)
     head_limit_bytes: int = Field(32 << 10, ge=1, description="the request line and the headers")
     body_timeout_s: float = Field(10.0, gt=0)

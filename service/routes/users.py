@@ -104,8 +104,11 @@ async def summary(request: Request) -> Response:
     openapi_extra={"parameters": [_USER_ID]},
 )
 async def forget(request: Request) -> Response:
-    """Removes the user's events and rows, under every fingerprint."""
-    await house_of(request).recorder.forget(_user_id(request))
+    """Removes the user's events and rows, under every fingerprint, and logged answers."""
+    house, user_id = house_of(request), _user_id(request)
+    await house.recorder.forget(user_id)
+    if house.answer_log is not None:
+        await house.answer_log.forget(user_id)
     return Response(status_code=204)
 
 

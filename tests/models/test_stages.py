@@ -85,7 +85,7 @@ def test_a_stage_learns_from_its_ranking_model(
     code, out, _ = cli("inspect", tmp_path / "prerank")
     assert code == 0
     assert load_bundle(ranker).fingerprint in out
-    assert "prerank.onnx" in out
+    assert "rank.onnx" in out
 
 
 def test_items_are_added_without_training(

@@ -63,6 +63,7 @@ MISSING: list[tuple[str, int, str]] = [
     ("score --bundle {bundle} --events {events} --requests nowhere", 1, '"candidates"'),
     ("evaluate --bundle nowhere --events {events}", 1, "`marmot train --out nowhere` makes one"),
     ("evaluate --bundle {bundle} --events nowhere", 1, "`marmot data ml-100k"),
+    ("evaluate --replay nowhere --key nowhere --events {events}", 1, "`openssl rand"),
     (
         "evaluate --bundle {bundle} --events {events} --via http --url http://127.0.0.1:{free}",
         1,
