@@ -165,13 +165,12 @@ def train(
     from models.items import read_categories, read_names  # noqa: PLC0415
 
     names = read_names(items) if items else {}
-    if stream:
-        if stage != "rank" or epochs is not None or negatives or history is not None:
-            raise UsageError("--stream goes without --stage, --epochs, --negatives and --history")
-        if cache is None:
-            raise UsageError("--stream takes --cache: the store of its records, lmdb:PATH")
+    store = _store_of(cache, base, is_asked_for=stream)
+    if store:
+        if stage != "rank" or (epochs or 1) > 1 or negatives or history is not None:
+            raise UsageError("--stream is one pass: without --stage, --negatives and --history")
         told = _train_stream(
-            events, out, names, cache, base,
+            events, out, names, store, base,
             None if base else {
                 "family": family,
                 "depth": default_depth(family) if depth is None else depth,
@@ -192,8 +191,6 @@ def train(
         )  # fmt: skip
         typer.echo(json.dumps(told) if as_json else out)
         return
-    if cache is not None or base is not None:
-        raise UsageError("--cache and --from go with --stream")
     if stage != "rank":
         if ranker is None:
             raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
@@ -271,6 +268,15 @@ def train(
         "trained_on": bundle.manifest["trained_on"],
     }
     typer.echo(json.dumps(answer) if as_json else out)
+
+
+def _store_of(cache: str | None, base: Path | None, *, is_asked_for: bool) -> str | None:
+    """Where a stream keeps its records; None: there is no stream."""
+    if is_asked_for and cache is None:
+        raise UsageError("--stream takes --cache: the store of its records, lmdb:PATH")
+    if not is_asked_for and (cache is not None or base is not None):
+        raise UsageError("--cache and --from go with --stream")
+    return cache
 
 
 def _train_stream(

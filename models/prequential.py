@@ -82,7 +82,7 @@ def markdown(points: list[Point]) -> str:
     """The curve as a table."""
     lines = ["| events | users | GAUC | AUC |", "|---|---|---|---|"]
     for point in points:
-        shown = ("–" if point[name] is None else f"{point[name]:.4f}" for name in ("gauc", "auc"))
+        shown = ("" if point[name] is None else f"{point[name]:.4f}" for name in ("gauc", "auc"))
         lines.append(f"| {point['events']:,} | {point['users']:,} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 

@@ -139,7 +139,9 @@ class Streamer:
             labels = labels.masked_fill(left[..., None], UNKNOWN)
         missed = packed.missed
         if recipe.miss_rate:
-            missed = missed | (torch.rand(missed.shape, generator=self.generator) < recipe.miss_rate)
+            missed = missed | (
+                torch.rand(missed.shape, generator=self.generator) < recipe.miss_rate
+            )
         new = packed.new._replace(items=self._forgotten(items))
         logits, _ = self.live.forward_packed(packed.history, missed, new, packed.blocks)
         known = labels != UNKNOWN
