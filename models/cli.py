@@ -287,7 +287,7 @@ def _train_stream(
     base: Path | None,
     fields: dict[str, Any] | None,
     tasks: str | None,
-    recipe: dict[str, float],
+    recipe: dict[str, Any],
     plan: dict[str, Any],
     **options: Any,
 ) -> dict[str, Any]:

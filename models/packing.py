@@ -44,7 +44,7 @@ def pack(
     As in training over whole timelines, new events are cut in sessions of random length, and what
     is asked about within one sees what came before it.
     """
-    known = [Known(*(part[-spec.window :] for part in past)) for past in known]
+    known = [past.last(spec.window) for past in known]
     before = np.array([len(past.item_ids) for past in known])
     count = np.array([len(new.item_ids) for new in coming])
     visible = np.concatenate([_starts(n, random, longest_session) for n in count.tolist()])

@@ -176,7 +176,7 @@ def _identity(
     """What must be the same for a checkpoint to be gone on from; JSON."""
     events = hashlib.sha256()
     for column in (seen.offsets, seen.items, seen.timestamps, seen.labels):
-        events.update(np.ascontiguousarray(column))
+        events.update(column.tobytes())
     for ids in (seen.user_ids, item_ids):
         events.update("\0".join(ids).encode())
     return {

@@ -33,6 +33,13 @@ class Known(NamedTuple):
     rows: Array  # (R,) of the spec's row
     valid: Array  # (R,) bool: whose row is there
 
+    def last(self, count: int) -> Known:
+        """The newest `count` of them."""
+        times, feedback = self.timestamps[-count:], self.feedback[-count:]
+        return Known(
+            self.item_ids[-count:], times, feedback, self.rows[-count:], self.valid[-count:]
+        )
+
 
 @dataclass(slots=True)
 class Traffic:

@@ -75,17 +75,12 @@ class StreamMemory:
             self._pending.setdefault(new.user_id, []).append((new, made))
             old = self._near[new.user_id]
             self._near[new.user_id] = Known(
-                (*old.item_ids, *new.item_ids)[-self._spec.window :],
-                *(
-                    np.concatenate(both)[-self._spec.window :]
-                    for both in (
-                        (old.timestamps, new.timestamps),
-                        (old.feedback, new.labels),
-                        (old.rows, made),
-                        (old.valid, np.ones(len(made), np.bool_)),
-                    )
-                ),
-            )
+                (*old.item_ids, *new.item_ids),
+                np.concatenate([old.timestamps, new.timestamps]),
+                np.concatenate([old.feedback, new.labels]),
+                np.concatenate([old.rows, made]),
+                np.concatenate([old.valid, np.ones(len(made), np.bool_)]),
+            ).last(self._spec.window)
 
     def pending(self) -> list[tuple[Coming, Array]]:
         return [part for parts in self._pending.values() for part in parts]
