@@ -228,5 +228,5 @@ def test_command(events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert told["traffic"]["writes"] > 0
     assert run(["train", "--events", str(events), "--out", "o", "--stream"]) == 2
     assert "--stream takes --cache" in capsys.readouterr().err
-    assert run([*line.split(), "--depth", "1"]) == 1
+    assert run([*line.split(), "--depth", "1"]) == 2
     assert "two layers or more" in capsys.readouterr().err
