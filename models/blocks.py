@@ -15,7 +15,7 @@ from torch import Tensor
 Array = np.ndarray[Any, Any]
 
 #: Targets of a block: few enough that little of it is empty or masked.
-BLOCK = 32
+BLOCK = 16
 
 
 class Blocks(NamedTuple):

@@ -97,8 +97,10 @@ class Marm(RankingModel):
             for old, fresh in ((history.items, new.items), (history.feedback, new.feedback))
         )
         biases = self._biases(blocks.gaps_s, blocks.unseen)
-        wall = torch.where(nn.functional.pad(missed, (0, T))[blocks.keys], MASKED, 0.0)
-        wall = nn.functional.pad(wall, (1, 0))[:, None, None]
+        if missed.any():
+            wall = torch.where(nn.functional.pad(missed, (0, T))[blocks.keys], MASKED, 0.0)
+            wall = nn.functional.pad(wall, (1, 0))[:, None, None]
+            biases = (biases[0], *(bias + wall for bias in biases[1:]))
         prior = self._prior(items)
         known = self.embedding(items)
         start = known[-T:]
@@ -111,7 +113,7 @@ class Marm(RankingModel):
         logits: Tensor = self.item_bias(new.items)
         records = []
         for depth, layer in enumerate(self.layers):
-            bias = biases[depth] + wall if depth else biases[depth]
+            bias = biases[depth]
             if depth == self.spec.hidden_depths:
                 # Nothing reads the last layer's records: only what is asked about goes on.
                 outputs, stream, bias = outputs[T:], stream[T:], bias[:, :, S:]
