@@ -49,7 +49,10 @@ class StreamMemory:
         *,
         elder: str | None = None,
     ) -> None:
-        self._cache, self._runner, self._spec = cache, runner, spec
+        self._cache, self._spec = cache, spec
+        # `Runner.run` writes what a task answered, arrays and all, into a text that nobody reads
+        # (CPython 3.11: `getsignal` asks an enum about its handler).
+        self._run = runner.get_loop().run_until_complete
         self._layout = Layout(fingerprint, spec.row, spec.reach)
         self._elder = Layout(elder, spec.row, spec.reach) if elder else None
         self._near: dict[str, Known] = {}
@@ -61,12 +64,12 @@ class StreamMemory:
 
     def is_empty(self) -> bool:
         """Whether the store has nobody."""
-        return self._runner.run(self._has_nobody())
+        return self._run(self._has_nobody())
 
     def read(self, coming: Sequence[Coming]) -> list[Known]:
         """The newest window of each user's events. `NotOurs` if some of them are not before."""
         far = [new for new in coming if new.user_id not in self._near]
-        for new, known in zip(far, self._runner.run(self._fetch(far)), strict=True):
+        for new, known in zip(far, self._run(self._fetch(far)), strict=True):
             self._near[new.user_id] = known
         return [self._near[new.user_id] for new in coming]
 
@@ -92,13 +95,13 @@ class StreamMemory:
         self.flush()
 
     def flush(self) -> None:
-        self._runner.run(self._store())
+        self._run(self._store())
         self._pending.clear()
         self._near.clear()
 
     def join(self, lineage: str) -> None:
         """Lets servers of the same lineage borrow these records: `serve --stale-ok-s`."""
-        self._runner.run(join_as(self._cache, lineage, self._layout.fingerprint, self._spec))
+        self._run(join_as(self._cache, lineage, self._layout.fingerprint, self._spec))
 
     async def _has_nobody(self) -> bool:
         async for _ in self._cache.users():
