@@ -11,7 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models import data_cli, items_cli, quality_cli
-from models.command_options import BundlePath, Events, Json, UsageError, open_both, share_the_cores
+from models.command_options import (
+    BundlePath,
+    Events,
+    Json,
+    StreamBase,
+    StreamBundles,
+    StreamCache,
+    StreamCheckpoint,
+    StreamCheckpointEvents,
+    StreamCurve,
+    StreamHead,
+    StreamMissRate,
+    StreamSample,
+    UsageError,
+    open_both,
+    share_the_cores,
+)
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -126,6 +142,18 @@ def train(
             show_default="none",
         ),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="One pass in time order, over the cache's records.")
+    ] = False,
+    cache: StreamCache = None,
+    base: StreamBase = None,
+    head: StreamHead = 0.1,
+    checkpoint: StreamCheckpoint = None,
+    checkpoint_events: StreamCheckpointEvents = 10_000,
+    bundles: StreamBundles = None,
+    curve: StreamCurve = None,
+    miss_rate: StreamMissRate = 0.05,
+    sample: StreamSample = 1.0,
     as_json: Json = False,
 ) -> None:
     """Train on a log of events and export a bundle that `marmot serve` loads.
@@ -137,6 +165,32 @@ def train(
     from models.items import read_categories, read_names  # noqa: PLC0415
 
     names = read_names(items) if items else {}
+    store = _store_of(cache, base, is_asked_for=stream)
+    if store:
+        if stage != "rank" or (epochs or 1) > 1 or negatives or history is not None:
+            raise UsageError("--stream is one pass: without --stage, --negatives and --history")
+        told = _train_stream(
+            events, out, names, store, base,
+            None if base else {
+                "family": family,
+                "depth": default_depth(family) if depth is None else depth,
+                "window": 100 if window is None else window,
+                "width": width,
+                "heads": heads,
+                "time_gap": time_gap == "on",
+                "embedding": embedding,
+                "cache_dtype": cache_dtype,
+            },
+            tasks,
+            {"miss_rate": miss_rate, "sample": sample},
+            {
+                "head": head, "checkpoint": checkpoint, "checkpoint_events": checkpoint_events,
+                "bundles": bundles, "curve": curve,
+            },
+            seed=seed, holdout=holdout, name=name, version=version, lineage=lineage,
+        )  # fmt: skip
+        typer.echo(json.dumps(told) if as_json else out)
+        return
     if stage != "rank":
         if ranker is None:
             raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
@@ -214,6 +268,52 @@ def train(
         "trained_on": bundle.manifest["trained_on"],
     }
     typer.echo(json.dumps(answer) if as_json else out)
+
+
+def _store_of(cache: str | None, base: Path | None, *, is_asked_for: bool) -> str | None:
+    """Where a stream keeps its records; None: there is no stream."""
+    if is_asked_for and cache is None:
+        raise UsageError("--stream takes --cache: the store of its records, lmdb:PATH")
+    if not is_asked_for and (cache is not None or base is not None):
+        raise UsageError("--cache and --from go with --stream")
+    return cache
+
+
+def _train_stream(
+    events: Path,
+    out: Path,
+    names: dict[str, str],
+    cache: str,
+    base: Path | None,
+    fields: dict[str, Any] | None,
+    tasks: str | None,
+    recipe: dict[str, Any],
+    plan: dict[str, Any],
+    **options: Any,
+) -> dict[str, Any]:
+    from models.bundle import load_bundle  # noqa: PLC0415
+    from models.events import read_events  # noqa: PLC0415
+
+    warm = load_bundle(base) if base else None
+    wanted = None if tasks is None else [task.strip() for task in tasks.split(",")]
+    table = read_events(events, warm.spec.tasks if warm else wanted)
+    spec = warm.spec if warm else Spec(**(fields or {}), tasks=table.tasks)
+    share_the_cores()
+    from models.stream_course import StreamPlan, run_stream  # noqa: PLC0415  (torch from here on)
+    from models.streaming import StreamRecipe  # noqa: PLC0415
+
+    done = run_stream(
+        table, spec, out, names, StreamPlan(cache, warm, **plan),
+        recipe=StreamRecipe(**recipe), **options,
+    )  # fmt: skip
+    return {
+        "bundle": str(out),
+        "fingerprint": done.bundle.fingerprint,
+        "metrics": done.bundle.manifest["metrics"],
+        "trained_on": done.bundle.manifest["trained_on"],
+        "curve": done.curve,
+        "traffic": done.traffic.to_dict(),
+    }
 
 
 def _train_stage(

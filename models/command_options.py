@@ -18,6 +18,34 @@ Events = Annotated[
 BundlePath = Annotated[Path, typer.Option("--bundle", help="Folder that `marmot train` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
 
+StreamCache = Annotated[
+    str | None, typer.Option(help="With --stream: where its timelines and records are, lmdb:PATH.")
+]
+StreamBase = Annotated[
+    Path | None, typer.Option("--from", help="With --stream: a bundle to start from.")
+]
+StreamHead = Annotated[
+    float, typer.Option(min=0, max=1, help="With --stream: share of the log to fit the start to.")
+]
+StreamCheckpoint = Annotated[
+    Path | None, typer.Option(help="With --stream: file to go on from, and to write.")
+]
+StreamCheckpointEvents = Annotated[
+    int, typer.Option(min=1, help="With --stream: events between checkpoints.")
+]
+StreamBundles = Annotated[
+    Path | None, typer.Option(help="With --stream: folder for a bundle of each checkpoint.")
+]
+StreamCurve = Annotated[
+    Path | None, typer.Option(help="With --stream: folder for quality over time.")
+]
+StreamMissRate = Annotated[
+    float, typer.Option(min=0, max=0.9, help="With --stream: records left out while learning.")
+]
+StreamSample = Annotated[
+    float, typer.Option(min=0.01, max=1, help="With --stream: share of the events to learn from.")
+]
+
 
 class UsageError(Exception):
     """Options that do not go together."""

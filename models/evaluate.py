@@ -75,13 +75,13 @@ def _measured(scores: Array, labels: Array, users: Array) -> Metrics:
     known = labels != UNKNOWN
     scores, labels, users = scores[known], labels[known], users[known]
     return {
-        "auc": _rounded(auc(scores, labels)),
-        "gauc": _rounded(gauc(scores, labels, users)),
-        "ndcg@10": _rounded(ndcg(scores, labels, users)),
+        "auc": rounded(auc(scores, labels)),
+        "gauc": rounded(gauc(scores, labels, users)),
+        "ndcg@10": rounded(ndcg(scores, labels, users)),
         "targets": len(labels),
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """JSON has no word for what is undefined where no group has both labels."""
     return round(value, 6) if math.isfinite(value) else None

@@ -8,9 +8,10 @@ before it and on nothing later, not even on its own feedback: computed once, it 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.attention import normalised
+from models.attention import MASKED, normalised
+from models.blocks import Blocks
 from models.ranking_model import History, RankingModel
 
 #: Events whose records are made at once.
@@ -79,6 +80,56 @@ class Marm(RankingModel):
             if depth < self.spec.hidden_depths:
                 known = history.records[:, :, depth]
         return logits
+
+    def forward_packed(
+        self, history: History, missed: Tensor, new: History, blocks: Blocks
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and records of T new events of many users, from what is cached of them.
+
+        Users lie one after another in one row, without a batch axis: history (R, ...), whose
+        records take no gradient, and new (T, ...), whose records are not looked at. Layers that
+        would read a record which is `missed` (R,) do not see its event. Returns (T, tasks) and
+        (T, hidden depths, width).
+        """
+        T = len(new.items)
+        items, feedback = (
+            torch.cat([old, fresh])
+            for old, fresh in ((history.items, new.items), (history.feedback, new.feedback))
+        )
+        biases = self._biases(blocks.gaps_s, blocks.unseen)
+        if missed.any():
+            wall = torch.where(nn.functional.pad(missed, (0, T))[blocks.keys], MASKED, 0.0)
+            wall = nn.functional.pad(wall, (1, 0))[:, None, None]
+            biases = (biases[0], *(bias + wall for bias in biases[1:]))
+        prior = self._prior(items)
+        known = self.embedding(items)
+        start = known[-T:]
+        stream = torch.cat([start, start])  # as exposed, then as asked about
+        outputs = normalised(stream)
+        targets = torch.cat([blocks.targets, blocks.targets + T], dim=1)
+        S = blocks.targets.shape[1]
+        block, place = blocks.places // S, blocks.places % S
+        back = torch.cat([2 * S * block + place, 2 * S * block + S + place])
+        logits: Tensor = self.item_bias(new.items)
+        records = []
+        for depth, layer in enumerate(self.layers):
+            bias = biases[depth]
+            if depth == self.spec.hidden_depths:
+                # Nothing reads the last layer's records: only what is asked about goes on.
+                outputs, stream, bias = outputs[T:], stream[T:], bias[:, :, S:]
+                targets, back = blocks.targets, blocks.places
+            keys, values = (part[blocks.keys] for part in layer.project(known, prior, feedback))
+            found = layer.attend(outputs[targets], keys, values, bias)
+            found = found.reshape(-1, self.spec.width)[back]
+            stream = layer.mix(stream, found)
+            outputs = normalised(stream)
+            if depth < self.spec.hidden_depths:
+                records.append(outputs[:T])
+                known = torch.cat([history.records[:, depth], records[-1]])
+            logits = logits + self._read_out(depth, start, found[-T:], outputs[-T:])
+        if not records:
+            return logits, start.new_zeros(T, 0, self.spec.width)
+        return logits, torch.stack(records, dim=1)
 
     def append(
         self, history: History, items: Tensor, timestamps: Tensor, feedback: Tensor

@@ -106,12 +106,13 @@ def sessions(batch: Batch, random: np.random.Generator, longest: int) -> Array:
     """
     visible = np.tile(np.arange(batch.items.shape[1]), (len(batch.items), 1))
     for row, length in enumerate(batch.lengths):
-        for start, stop in _stretches(int(length), random, longest):
+        for start, stop in stretches(int(length), random, longest):
             visible[row, start:stop] = start
     return visible
 
 
-def _stretches(length: int, random: np.random.Generator, longest: int) -> Iterator[tuple[int, int]]:
+def stretches(length: int, random: np.random.Generator, longest: int) -> Iterator[tuple[int, int]]:
+    """Where stretches of random length start and stop; log-uniform in 1 … `longest`."""
     start = 0
     while start < length:
         stop = start + int(np.exp(random.uniform(0, np.log(longest + 1))))

@@ -112,11 +112,18 @@ def _expectation(table: EventTable, task: int, rows: int) -> Array:
     return np.asarray((likes + PRIOR_EVENTS * mean) / (count + PRIOR_EVENTS), np.float32)
 
 
+def expected(table: EventTable) -> Array:
+    """Mean label of each task where nothing is known of the item: (tasks,), never 0 or 1."""
+    known = table.labels != UNKNOWN
+    likes = np.where(known, table.labels, 0).sum(axis=0)
+    return np.asarray((likes + 1.0) / (known.sum(axis=0) + 2.0))
+
+
 def _factors(table: EventTable, most: int, seed: int) -> Array:
     """Item factors of the primary task, (items, factors), centred and scaled to one."""
     known = table.labels[:, 0] != UNKNOWN
     n_factors = min(most, MOST_FACTORS)
-    if not n_factors:
+    if not n_factors or not known.any():
         return np.zeros((len(table.item_ids), 0))
     factors, _ = factorise(
         table.users[known],

@@ -34,16 +34,21 @@ async def join(cache: Cache, bundle: Bundle) -> list[str]:
     """
     if bundle.lineage is None or not bundle.spec.cached_depths:
         return []
-    own = (bundle.fingerprint, _shape(bundle.spec))
+    return await join_as(cache, bundle.lineage, bundle.fingerprint, bundle.spec)
+
+
+async def join_as(cache: Cache, lineage: str, fingerprint: str, spec: Spec) -> list[str]:
+    """The same for records that are no bundle's, as a stream in training leaves them."""
+    own = (fingerprint, _shape(spec))
     others: list[tuple[str, str]] = []
     for _ in range(TRIES):
         note = await cache.note(NOTE)
         lineages = _decoded(note)
-        members = lineages.get(bundle.lineage, [])
+        members = lineages.get(lineage, [])
         others = [member for member in members if member[0] != own[0]]
         if members[-1:] == [own]:
             break
-        lineages[bundle.lineage] = [*others, own][-MOST:]
+        lineages[lineage] = [*others, own][-MOST:]
         with suppress(StaleVersion):
             await cache.replace_note(NOTE, note, orjson.dumps(lineages))
             break
