@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.bundles import make_bundle, make_stage
 from tests.clusters import RedisCluster, running_cluster
@@ -68,9 +68,14 @@ def _free_port() -> int:
     return free_port()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small models run faster on one thread, and leave the others to other tests."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def subnormal_numbers() -> Iterator[None]:
     """Training and engines round them to zero, for this thread and all tests after theirs."""
     yield
-    if torch := sys.modules.get("torch"):
-        torch.set_flush_denormal(False)
+    torch.set_flush_denormal(False)

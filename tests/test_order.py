@@ -28,7 +28,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Co
     commands = {
         way: Command(
             "train", "--events", events, "--out", folder / way, "--width", "32", "--json",
-            *options, OMP_NUM_THREADS="1",
+            *options,
         )
         for way, options in WAYS.items()
     }  # fmt: skip
@@ -44,7 +44,7 @@ def test_order_needs_a_second_layer(
     trainings: dict[str, Command], way: str, least: float, most: float
 ) -> None:
     """AUC on the holdout: nearly 1 through two layers, a coin through one that sees no time."""
-    code, out, err = trainings[way].ends(300)
+    code, out, err = trainings[way].ends()
     assert code == 0, err
     (figures,) = json.loads(out.splitlines()[-1])["metrics"].values()
     assert figures["targets"] == 1_000

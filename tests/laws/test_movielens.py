@@ -73,7 +73,7 @@ def made_bundle() -> Path | None:
 def train_small(events: Path, path: Path) -> Path:
     """A bundle of two layers, trained for one epoch: about twenty seconds."""
     shape = ("--depth", "2", "--width", "16", "--heads", "2", "--epochs", "1")
-    code, _, err = Command("train", "--events", events, "--out", path, *shape).ends(300)
+    code, _, err = Command("train", "--events", events, "--out", path, *shape).ends()
     assert code == 0, err
     return path
 
@@ -109,7 +109,7 @@ def journey(
     command = Command(
         "score", "--bundle", movielens_bundle, "--events", events, "--requests", ask
     )  # fmt: skip
-    code, out, err = command.ends(120)
+    code, out, err = command.ends()
     assert code == 0, err
     return Journey(
         movielens_bundle, table, requests, [json.loads(line) for line in out.splitlines()]

@@ -11,6 +11,7 @@ import pytest
 
 from service.auth import Allowance, Guard, Scope, append_key, is_loopback, make_key, read_keys
 from service.errors import UsageError
+from tests import plain
 from tests.servers import is_up
 
 RANK = {"user_id": "u", "candidates": [1]}
@@ -246,8 +247,8 @@ def test_beyond_this_machine(
     url = f"http://127.0.0.1:{free_port}"
 
     until(lambda: is_up(url) or command.process.poll() is not None)
-    assert httpx.post(f"{url}/v1/rank", json=RANK, headers=bearer(out.strip())).status_code == 200
-    bare = httpx.post(f"{url}/v1/rank", json=RANK)
+    assert plain.post(f"{url}/v1/rank", json=RANK, headers=bearer(out.strip())).status_code == 200
+    bare = plain.post(f"{url}/v1/rank", json=RANK)
     assert bare.status_code == (401 if opened == "keys" else 200)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from service.auth import append_key, make_key
+from tests import plain
 from tests.servers import is_up
 
 
@@ -28,7 +27,7 @@ def test_no_history_and_no_secret(
     event = {"user_id": "hidden-user", "item_id": "hidden-item", "timestamp": 1_000}
 
     until(lambda: is_up(url) or command.process.poll() is not None)
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {secret}"}) as client:
+    with plain.Client(url, headers={"authorization": f"Bearer {secret}"}) as client:
         statuses = [
             client.post("/v1/events", json={"events": [event]}).status_code,
             client.post("/v1/events", json={"events": [{**event, "item_id": ""}]}).status_code,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pty
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer.main
 
-from service.marmot import build, run
+from service.marmot import build
 from tests.servers import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -87,23 +84,6 @@ MISSING: list[tuple[str, int, str]] = [
     ("data order --out {events}", 1, "{events}"),
     ("key --scopes rank --keys nowhere/keys", 2, "nowhere/keys"),
 ]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(list(arguments))
-        return code, *capsys.readouterr()
-
-    # A service that starts takes the process for its own.
-    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = log.handlers, log.level
-    yield call
-    log.handlers, log.level = handlers, level
-    structlog.reset_defaults()
-    signal.signal(signal.SIGTERM, heard)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=IDS)

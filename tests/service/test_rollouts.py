@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.servers import Command, flush, free_port, is_up, wait_until
 
 START_S = 120.0
@@ -29,7 +29,7 @@ class Service:
         )  # fmt: skip
 
         # A new connection for each request: any worker may take it.
-        self.client = httpx.Client(base_url=self.url, timeout=60, headers={"connection": "close"})
+        self.client = plain.Client(self.url, headers={"connection": "close"})
 
     def wait(self) -> None:
         def has_come() -> bool:
@@ -89,7 +89,7 @@ class Traffic:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
+        with plain.Client(self._url) as client:
             while not self._stop.wait(0.03):
                 asked = {"user_id": f"u{len(self.statuses) % 8}", "candidates": CANDIDATES}
                 answer = client.post("/v1/rank", json=asked)
