@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 
+from service.marmot import run
 from tests.bundles import make_bundle, make_stage
 from tests.clusters import RedisCluster, running_cluster
 from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
+
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +67,23 @@ def marmot() -> Iterator[Callable[..., Command]]:
     yield start
     for command in started:
         command.stop()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Runs `marmot …` in this process, which a start costs nothing: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    # A service that starts takes the process for its own.
+    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
+    handlers, level = log.handlers, log.level
+    yield call
+    log.handlers, log.level = handlers, level
+    structlog.reset_defaults()
+    signal.signal(signal.SIGTERM, heard)
 
 
 @pytest.fixture(name="free_port")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
-from service.marmot import run
 from tests.bundles import make_bundle
 from tests.servers import Running, flush, wait_until
 
@@ -56,20 +52,3 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def until() -> Callable[..., Any]:
     return wait_until
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """Runs `marmot …` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    # A service that starts takes the process for its own.
-    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = log.handlers, log.level
-    yield call
-    log.handlers, log.level = handlers, level
-    structlog.reset_defaults()
-    signal.signal(signal.SIGTERM, heard)

@@ -285,14 +285,12 @@ def test_a_backfill_equals_posting(
         assert abs(one - other) <= 1e-4
 
 
-def test_a_store_remembers_what_it_keeps(
-    service: Any, marmot: Marmot, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_store_remembers_what_it_keeps(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
     """`backfill` and `serve` that disagree on --keep are refused, exit code 2."""
     events = write_events(tmp_path / "events.csv", users=1)
     options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
-    assert marmot("backfill", *options, "--events", events, "--keep", "5000").ends()[0] == 0
-    code, _, err = marmot("serve", *options, "--keep", "6000", "--port", "0").ends()
+    assert cli("backfill", *options, "--events", events, "--keep", "5000")[0] == 0
+    code, _, err = cli("serve", *options, "--keep", "6000", "--port", "0")
     assert code == 2
     assert "5000" in err
     assert "6000" in err

@@ -213,7 +213,7 @@ def test_screens_get_colours_unless_told_otherwise(tmp_path: Path, wanted: bool)
     while chunk := _read(ours):
         seen += chunk
     os.close(ours)
-    assert done.wait(30) == 0, seen
+    assert done.wait(120) == 0, seen
     codes = {code for found in COLOUR.findall(seen.decode()) for code in re.findall(r"\d+", found)}
     assert bool(codes & {str(code) for code in range(30, 50)}) == wanted
 

@@ -19,7 +19,6 @@ from cache.timeline import Event, Mark
 from models.spec import Spec
 from service.errors import UsageError
 from service.footprint import Footprint, size_class
-from service.marmot import run
 from service.plan import Wanted, plan
 from service.simulation import group_popularity, replay, simulate
 from tests.servers import RedisServer, flush
@@ -27,16 +26,10 @@ from tests.servers import RedisServer, flush
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in this process: exit code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen on which no table breaks."""
     monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def factors(found: dict[str, Any]) -> dict[str, float]:

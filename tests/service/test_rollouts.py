@@ -113,16 +113,16 @@ def test_all_workers_follow(store: str, shelf: Path, marmot: Callable[..., Comma
         assert client.post("/v1/models", json={"bundle": "two"}).status_code == 202
         wait_until(lambda: service.stands("v2", state="ready", active=False), within_s=60)
         client.post("/v1/models/v2/activate", json={"canary_percent": 50}).raise_for_status()
-        wait_until(lambda: service.stands("v2", canary_percent=50.0), within_s=20)
+        wait_until(lambda: service.stands("v2", canary_percent=50.0), within_s=60)
         assert service.answers() == {"v1", "v2"}
         client.post("/v1/models/v2/activate").raise_for_status()
-        wait_until(lambda: service.stands("v2", active=True), within_s=20)
+        wait_until(lambda: service.stands("v2", active=True), within_s=60)
         assert service.answers() == {"v2"}
         wait_until(lambda: service.stands("v2", rebuilt_users=8), within_s=60)
         client.post("/v1/models/v1/activate").raise_for_status()
-        wait_until(lambda: service.stands("v1", active=True), within_s=20)
+        wait_until(lambda: service.stands("v1", active=True), within_s=60)
         assert service.answers() == {"v1"}
         assert client.delete("/v1/models/v2").status_code == 204
-        wait_until(lambda: not any("v2" in each for each in service.models().values()), within_s=20)
+        wait_until(lambda: not any("v2" in each for each in service.models().values()), within_s=60)
     assert set(traffic.statuses) == {200}
     assert set(traffic.versions) == {"v1", "v2"}

@@ -115,7 +115,7 @@ def test_all_workers_together_until_the_end(
         "--port", str(free_port), "--workers", "2", "--drain-s", "0.1",
     )  # fmt: skip
     url = f"http://127.0.0.1:{free_port}"
-    until(lambda: is_up(url), within_s=90)
+    until(lambda: is_up(url))
     with plain.stream(f"{url}/v1/status/events") as answer:
         for _ in range(12):
             plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
@@ -124,7 +124,7 @@ def test_all_workers_together_until_the_end(
         assert seen["workers"] == 2
         command.send(signal.SIGTERM)
         list(news)
-    assert command.ends(20)[0] in {0, -signal.SIGTERM}
+    assert command.ends()[0] in {0, -signal.SIGTERM}
 
 
 async def test_nobody_looks_when_nobody_listens() -> None:
