@@ -47,7 +47,11 @@ def configure_logging(*, form: str, level: str) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         screen = Console(stderr=True)  # knows NO_COLOR
-        renderer = structlog.dev.ConsoleRenderer(colors=screen.is_terminal and not screen.no_color)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=screen.is_terminal and not screen.no_color,
+            # The usual one shows the locals of every frame: histories, keys; and takes seconds.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -70,20 +70,25 @@ def marmot() -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+def own_logs() -> Iterator[None]:
+    """A service that starts takes the process for its own: gives it back."""
+    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
+    handlers, level = log.handlers, log.level
+    yield
+    log.handlers, log.level = handlers, level
+    structlog.reset_defaults()
+    signal.signal(signal.SIGTERM, heard)
+
+
+@pytest.fixture
+def cli(own_logs: None, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `marmot …` in this process, which a start costs nothing: exit code, stdout, stderr."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         code = run([str(argument) for argument in arguments])
         return code, *capsys.readouterr()
 
-    # A service that starts takes the process for its own.
-    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = log.handlers, log.level
-    yield call
-    log.handlers, log.level = handlers, level
-    structlog.reset_defaults()
-    signal.signal(signal.SIGTERM, heard)
+    return call
 
 
 @pytest.fixture(name="free_port")

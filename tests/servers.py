@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 import uvicorn
 from redis import Redis
 
@@ -55,6 +56,9 @@ class Running:
         # A busy machine is no slow store: who tests a slow one says how long to wait for it.
         patience = {"store_fetch_ms": 20_000.0, "store_timeout_ms": 20_000.0}
         options = {"drain_s": 0.0, **patience, **options}
+        # As the service has it: drawing the locals of every frame would take seconds.
+        shown = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[shown])
         self._app = create_app(read_settings(**options))
         config = uvicorn.Config(
             self._app, loop="uvloop", http=Wire, ws="none", lifespan="on", log_config=None

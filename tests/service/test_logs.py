@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service.auth import append_key, make_key
+from service.logging import configure_logging, log
 from tests import plain
 from tests.servers import is_up
 
@@ -46,3 +49,19 @@ def test_no_history_and_no_secret(
     assert "ready" in err
     for said in ("hidden", secret, key.digest.hex()):
         assert said not in err
+
+
+@pytest.mark.usefixtures("own_logs")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_values(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    """What nobody foresaw is told with its place in the code, without what was in hand there."""
+    configure_logging(form=form, level="info")
+    in_hand = "".join(["hid", "den"])
+    try:
+        raise RuntimeError("unforeseen")
+    except RuntimeError:
+        log.exception("failed")
+    said = capsys.readouterr().err
+    assert "unforeseen" in said
+    assert "test_logs.py" in said
+    assert in_hand not in said

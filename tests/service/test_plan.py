@@ -70,7 +70,7 @@ async def test_the_footprint_is_redis_own(
     flush(redis_server.url)
     spec = Spec(cache_dtype=dtype, **fields)
     layout = Layout("f" * 32, spec.row, 1_000)
-    cache = RedisCache(redis_server.url, keep=1_000)
+    cache = RedisCache(redis_server.url, keep=1_000, timeout_s=20)
     footprint = Footprint(spec, id_bytes=6)
     try:
         for count in (100, 320, 1_000):
