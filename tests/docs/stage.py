@@ -67,7 +67,7 @@ class Stage:
             env={**os.environ, "PATH": f"{_shims(self.folder)}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return done.returncode, done.stdout, done.stderr
