@@ -78,8 +78,9 @@ async def _stop(process: Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
+        with suppress(TimeoutError):  # then it is killed
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from loadtest.processes import BenchError, free_port, running
 
-START_S = 10.0
+START_S = 60.0
 
 
 class Store(StrEnum):

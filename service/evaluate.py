@@ -122,18 +122,19 @@ def _own_server(settings: Settings, log: Path) -> Iterator[str]:
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     """Where a server that was just started listens, once it is ready."""
     stop = time.monotonic() + START_S
-    while time.monotonic() < stop and server.poll() is None:
-        found = _ADDRESS.search(log.read_text(errors="replace"))
-        if found and _is_ready(found[1]):
-            return found[1]
-        time.sleep(POLL_S)
+    with httpx.Client(trust_env=False) as client:  # making one takes longer than many questions
+        while time.monotonic() < stop and server.poll() is None:
+            found = _ADDRESS.search(log.read_text(errors="replace"))
+            if found and _is_ready(client, found[1]):
+                return found[1]
+            time.sleep(POLL_S)
     told = log.read_text(errors="replace").strip().splitlines() or ["it did not say why"]
     raise NotMeasured(f"the server of our own did not start: {told[-1]}")
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(client: httpx.Client, url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+        return client.get(f"{url}/health/ready").status_code == 200
     except httpx.TransportError:
         return False
 

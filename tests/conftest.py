@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
+import torch
 
+from service.marmot import run
 from tests.bundles import make_bundle, make_stage
 from tests.clusters import RedisCluster, running_cluster
 from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
+
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,14 +77,41 @@ def marmot() -> Iterator[Callable[..., Command]]:
         command.stop()
 
 
+@pytest.fixture
+def own_logs() -> Iterator[None]:
+    """A service that starts takes the process for its own: gives it back."""
+    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
+    handlers, level = log.handlers, log.level
+    yield
+    log.handlers, log.level = handlers, level
+    structlog.reset_defaults()
+    signal.signal(signal.SIGTERM, heard)
+
+
+@pytest.fixture
+def cli(own_logs: None, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `marmot …` in this process, which a start costs nothing: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
 @pytest.fixture(name="free_port")
 def _free_port() -> int:
     return free_port()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small models run faster on one thread, and leave the others to other tests."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def subnormal_numbers() -> Iterator[None]:
     """Training and engines round them to zero, for this thread and all tests after theirs."""
     yield
-    if torch := sys.modules.get("torch"):
-        torch.set_flush_denormal(False)
+    torch.set_flush_denormal(False)

@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.servers import Command
+from models.synthetic import write_order_example
+
+USERS = 600  # with fewer the best weights are chosen on too few
 
 WAYS = {
-    "two layers, order alone": ["--depth", "2", "--time-gap", "off", "--epochs", "60"],
-    "two layers, with time": ["--depth", "2", "--time-gap", "on", "--epochs", "60"],
-    "one layer, order alone": ["--depth", "1", "--time-gap", "off", "--epochs", "30"],
+    "two layers, order alone": (["--depth", "2", "--time-gap", "off", "--epochs", "80"], 0.95, 1.0),
+    "two layers, with time": (["--depth", "2", "--time-gap", "on", "--epochs", "80"], 0.95, 1.0),
+    "one layer, order alone": (["--depth", "1", "--time-gap", "off", "--epochs", "40"], 0.4, 0.6),
 }
-EXAMPLE = ["--users", "1000", "--pairs", "3", "--noise", "2"]
 
 
-@pytest.fixture(scope="session")
-def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Command]]:
-    """One `marmot train` each, all at once, on what `marmot data order` wrote."""
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("order")
-    code, out, err = Command("data", "order", "--out", folder, *EXAMPLE).ends()
-    assert code == 0, err
-    events = Path(out.strip())
-    commands = {
-        way: Command(
-            "train", "--events", events, "--out", folder / way, "--width", "32", "--json",
-            *options, OMP_NUM_THREADS="1",
-        )
-        for way, options in WAYS.items()
-    }  # fmt: skip
-    yield commands
-    for command in commands.values():
-        command.stop()
+    return write_order_example(folder, USERS, pairs=3, pairs_per_user=3, noise=2)
 
 
-@pytest.mark.parametrize(
-    ("way", "least", "most"), [*zip(WAYS, (0.95, 0.95, 0.4), (1.0, 1.0, 0.6), strict=True)]
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_order_needs_a_second_layer(
-    trainings: dict[str, Command], way: str, least: float, most: float
+    cli: Callable[..., tuple[int, str, str]], events: Path, tmp_path: Path, way: str
 ) -> None:
     """AUC on the holdout: nearly 1 through two layers, a coin through one that sees no time."""
-    code, out, err = trainings[way].ends(300)
+    options, least, most = WAYS[way]
+    out = tmp_path / "bundle"
+    code, said, err = cli(
+        "train", "--events", events, "--out", out, "--width", "32", "--json", *options
+    )
     assert code == 0, err
-    (figures,) = json.loads(out.splitlines()[-1])["metrics"].values()
-    assert figures["targets"] == 1_000
+    (figures,) = json.loads(said.splitlines()[-1])["metrics"].values()
+    assert figures["targets"] == USERS
     assert least <= figures["auc"] <= most

@@ -45,7 +45,7 @@ def scripts_run(cluster: RedisCluster, place: int) -> int:
 
 async def test_users_are_spread_and_their_keys_together(cluster: RedisCluster) -> None:
     """Every primary has some users, each all of theirs; forgetting finds them all."""
-    cache = RedisCache(cluster.url, timeout_s=5)
+    cache = RedisCache(cluster.url, timeout_s=20)
     for user in USERS:
         await post(cache, user, 0, 40)
     assert all(ask(cluster.servers[at], "DBSIZE") for at in range(3))
@@ -57,7 +57,7 @@ async def test_users_are_spread_and_their_keys_together(cluster: RedisCluster) -
 
 async def test_a_slot_on_the_move(cluster: RedisCluster) -> None:
     """While the keys of a slot move, its users wait; then they are where they went."""
-    cache = RedisCache(cluster.url, timeout_s=5)
+    cache = RedisCache(cluster.url, timeout_s=20)
     user = USERS[0]
     await asyncio.gather(*(post(cache, name, 0, 3) for name in USERS))  # connections to spare
     known = await cache.fetch(user, limit=100, layout=LAYOUT)
@@ -90,7 +90,7 @@ async def test_a_slot_on_the_move(cluster: RedisCluster) -> None:
 
 async def test_a_cancelled_call_leaves_nothing_behind(cluster: RedisCluster) -> None:
     """Calls cancelled at any moment never hand their reply to the next caller."""
-    cache = RedisCache(cluster.url, timeout_s=5)
+    cache = RedisCache(cluster.url, timeout_s=20)
     for at, user in enumerate(USERS):
         await post(cache, user, 100 * at, at + 1)
 
@@ -112,7 +112,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(cluster: RedisCluster) -> 
 
 async def test_replicas_may_answer(cluster: RedisCluster) -> None:
     """Told so, reads that may be old go to replicas; what replicas confirmed is seen there."""
-    cache = RedisCache(cluster.url, timeout_s=5, acks=1, replica_reads=True)
+    cache = RedisCache(cluster.url, timeout_s=20, acks=1, replica_reads=True)
     before = [scripts_run(cluster, at) for at in range(6)]
     for user in USERS:
         for size in range(1, 4):
@@ -126,12 +126,12 @@ async def test_replicas_may_answer(cluster: RedisCluster) -> None:
 
 async def test_an_old_copy_is_told_by_its_version(sentinel: RedisSentinel) -> None:
     """A replica that fell behind shows an older version; the master has the newest."""
-    cache = RedisCache(sentinel.url, timeout_s=5, acks=1, replica_reads=True)
+    cache = RedisCache(sentinel.url, timeout_s=20, acks=1, replica_reads=True)
     old = await post(cache, "u", 0, 1)
     copy = next(server for server in sentinel.servers if server is not sentinel.master)
     assert (await cache.fetch("u", limit=9, may_be_old=True)).version == old
     ask(copy, "REPLICAOF", "NO", "ONE")
-    quick = RedisCache(sentinel.url, timeout_s=5)
+    quick = RedisCache(sentinel.url, timeout_s=20)
     new = await post(quick, "u", 1, 1)
     assert (await cache.fetch("u", limit=9, may_be_old=True)).version == old
     assert (await cache.fetch("u", limit=9)).version == new

@@ -24,6 +24,7 @@ import httpx
 import pytest
 
 from service.marmot import run
+from tests import plain
 from tests.servers import ROOT, Command, free_port, wait_until
 
 _PLAIN = re.compile(r"marmot [^|<>;&$`*]*")
@@ -66,7 +67,7 @@ class Stage:
             env={**os.environ, "PATH": f"{_shims(self.folder)}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return done.returncode, done.stdout, done.stderr
@@ -100,7 +101,7 @@ def _serve(arguments: list[str], folder: Path) -> tuple[int, str, str]:
 def _is_there(port: int) -> bool:
     """Ready, or asking for a key."""
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code != 503
+        return plain.get(f"http://127.0.0.1:{port}/health/ready").status_code != 503
     except httpx.TransportError:
         return False
 

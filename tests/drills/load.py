@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from tests import plain
 from tests.servers import Running, wait_until
 
 RANKS_PER_S, EVENTS_PER_S = 100, 20
@@ -148,7 +149,7 @@ class Load:
 
     def _repeat(self, ask: Any, per_s: int) -> None:
         began = time.monotonic()
-        with httpx.Client(base_url=self.running.url, timeout=30) as client:
+        with plain.Client(self.running.url) as client:
             count = 0
             while not self._is_over.wait(max(0.0, began + count / per_s - time.monotonic())):
                 ask(client, count)

@@ -13,16 +13,19 @@ from tests.clusters import RedisCluster, RedisSentinel, ask, running_cluster, ru
 from tests.drills.load import USERS, Load
 from tests.servers import free_port, wait_until
 
+DOWN_AFTER_MS = 500
+"""How long a server is silent before the others take over from it."""
+
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[RedisCluster]:
-    with running_cluster(tmp_path) as cluster:
+    with running_cluster(tmp_path, down_after_ms=DOWN_AFTER_MS) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def own_sentinel(tmp_path: Path) -> Iterator[RedisSentinel]:
-    with running_sentinel(tmp_path, replicas=2) as sentinel:
+    with running_sentinel(tmp_path, 2, down_after_ms=DOWN_AFTER_MS) as sentinel:
         yield sentinel
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.drills.crowd import Asked, Crowd
 from tests.drills.proxy import Proxy, running_proxy
 from tests.servers import Command, RedisServer, is_up, running_redis, wait_until
@@ -224,7 +224,7 @@ def _row(name: str, times: int, asked: list[Asked], back: str) -> None:
 def _checked(url: str, result: str) -> float:
     """Sampled answers that were computed again in full, of all workers."""
     name = f'marmot_truth_checks_total{{result="{result}"}}'
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = plain.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 

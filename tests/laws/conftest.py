@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.bundles import make_bundle
 from tests.laws.world import Bundles, World
@@ -49,12 +48,6 @@ SPECS: dict[str, dict[str, Any]] = {
 FORGETFUL = ("stca", "din", "full")
 EVERYWHERE = [name for name in SPECS if name not in FORGETFUL]
 STORES = ("lmdb", "redis")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Small models run faster on one thread, and leave the other to the service."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

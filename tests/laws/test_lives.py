@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from service.host import fill_store
 from service.settings import read_settings
+from tests import plain
 from tests.bundles import make_bundle
 from tests.laws.world import CANDIDATES, Bundles, Posted, World, reference, scores_of
-from tests.servers import Running, wait_until
+from tests.servers import Running, is_up, wait_until
 
 NOW = 10**7
 KINDS = pytest.mark.parametrize("name", ["shallow", "four", "three, float16", "four, int8"])
@@ -112,13 +112,6 @@ def test_a_backfilled_label_keeps_its_time(
         assert running.timeline("u")["events"][0]["feedback"] == {"like": like}
 
 
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def test_two_services_with_two_models_share_a_store(
     start: Start, marmot: Callable[..., Any], free_port: int, store_url: str, tmp_path: Path
 ) -> None:
@@ -128,7 +121,7 @@ def test_two_services_with_two_models_share_a_store(
     marmot("serve", "--bundle", there, "--cache", store_url, "--port", str(free_port))
     wait_until(lambda: is_up(url))
     events = some_events("u", 60)
-    with httpx.Client(base_url=url) as other:
+    with plain.Client(url) as other:
         for place, event in enumerate(events):
             if place % 3:
                 world.running.post(event)

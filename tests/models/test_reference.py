@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from models.bundle import MANIFEST, BundleError, fingerprint_of, load_bundle, sha256_of
 from models.reference import load_model
-from tests.servers import Command
 
 Weights = dict[str, torch.Tensor]
 
@@ -62,12 +62,14 @@ def test_other_weights(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_says_so_too(other: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_says_so_too(
+    cli: Callable[..., Any], other: Callable[..., Path], tmp_path: Path
+) -> None:
     """`marmot score` refuses such a bundle in that one sentence."""
     path = other(lambda weights: weights.pop("match"))
     events, requests = tmp_path / "events.csv", tmp_path / "requests.jsonl"
     events.write_text("user_id,item_id,timestamp,like,share\nu,1,1,1,0\n")
     requests.write_text('{"user_id": "u", "candidates": [1], "timestamp": 2}\n')
-    command = Command("score", "--bundle", path, "--events", events, "--requests", requests)
+    options = ["--bundle", path, "--events", events, "--requests", requests]
     told = f"marmot: {path}/weights.safetensors does not fit this version of Marmot: "
-    assert command.ends() == (1, "", f"{told}match is missing\n")
+    assert cli("score", *options) == (1, "", f"{told}match is missing\n")

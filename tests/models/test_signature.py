@@ -76,14 +76,14 @@ def test_keys_that_are_none(bundle: Path, tmp_path: Path) -> None:
             load_bundle(bundle, key=file)
 
 
-def test_the_commands(marmot: Callable[..., Any], bundle: Path, tmp_path: Path) -> None:
+def test_the_commands(cli: Callable[..., Any], bundle: Path, tmp_path: Path) -> None:
     """`marmot sign` signs, and `marmot serve --bundle-key` refuses what is not signed: exit 1."""
     private, public = write_keys(tmp_path, "ours")
     serve = ["serve", "--bundle", bundle, "--bundle-key", public, "--port", "0"]
-    code, out, err = marmot(*serve, "--cache", f"lmdb:{tmp_path}/cache").ends()
+    code, out, err = cli(*serve, "--cache", f"lmdb:{tmp_path}/cache")
     assert (code, out) == (1, "")
     assert "manifest.sig is missing" in err.splitlines()[-1]
-    code, out, err = marmot("sign", bundle, "--key", private, "--json").ends()
+    code, out, err = cli("sign", bundle, "--key", private, "--json")
     assert code == 0, err
     assert json.loads(out)["signature"] == str(bundle / SIGNATURE)
     assert load_bundle(bundle, key=public)

@@ -23,21 +23,9 @@ from models.spec import Spec, SpecError
 from models.stage_graphs import retrieve
 from models.stage_index import build_index
 from models.teacher import open_graph
-from service.marmot import run
 from tests.bundles import ITEMS, make_bundle, make_stage, randomised
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")

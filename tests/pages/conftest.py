@@ -40,7 +40,7 @@ class Window:
         self.url = url
         self.context = browser.new_context(base_url=url, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.errors: list[str] = []
         self.hosts: set[str] = set()
         self.addresses: list[str] = []

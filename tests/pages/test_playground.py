@@ -205,7 +205,8 @@ def test_the_store_goes_away(
     tiny_bundle: Path, own_redis: RedisServer, window: Callable[..., Any]
 ) -> None:
     """Ranking goes on and says `away`; what cannot go on says why, in the service's sentence."""
-    running = Running(bundle=tiny_bundle, cache=own_redis.url, store_timeout_ms=200)
+    brief = {"store_fetch_ms": 500, "store_timeout_ms": 500}
+    running = Running(bundle=tiny_bundle, cache=own_redis.url, **brief)
     try:
         shown = window(running)
         page = shown.open()

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-import httpx
 import pytest
 
 from service.admission import Admission
@@ -19,6 +18,7 @@ from service.errors import DeadlineExceeded, Overloaded
 from service.job import Lane
 from service.pace import COST_PER_MS, Pace
 from service.timings import Timings
+from tests import plain
 
 RANK = {"user_id": "u", "candidates": list(range(1, 51))}
 HEAD = (
@@ -221,7 +221,7 @@ def test_events_are_stored_or_refused(serve: Callable[..., Any]) -> None:
     refused, stored = [], set()
 
     def flood(caller: int) -> None:
-        with httpx.Client(base_url=running.url, timeout=30) as client:
+        with plain.Client(running.url) as client:
             for at in range(40):
                 item = f"{caller}-{at}"
                 event = {"user_id": f"u{at % 2}", "item_id": item, "timestamp": at}

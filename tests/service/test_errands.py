@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.servers import RedisServer, Running, flush, wait_until
 
 USERS = 30
@@ -118,7 +118,7 @@ def test_a_replica_without_the_folder_keeps_what_it_has(
     assert two(other)["problem"] == "there is no bundle two in the models directory"
     assert other.client.get("/v1/models").json()["wanted"] == "v2"
     assert other.rank("u", [1])["model"]["version"] == "v1"
-    assert httpx.get(f"{other.url}/health/ready").status_code == 200
+    assert plain.get(f"{other.url}/health/ready").status_code == 200
 
 
 def test_a_store_that_was_emptied_changes_nothing(

@@ -166,7 +166,7 @@ def test_other_shapes(serve: Callable[..., Any], tmp_path: Path, fields: dict[st
 
 def test_without_the_store_nothing_is_explained(serve: Callable[..., Any], own_redis: Any) -> None:
     """503 where ranking would go on degraded: there is nothing to explain."""
-    running = serve(cache=own_redis.url)
+    running = serve(cache=own_redis.url, store_fetch_ms=50, store_timeout_ms=50)
     own_redis.kill()
     body = {"user_id": "u", "candidates": CANDIDATES}
     answer = running.client.post("/v1/explain", json=body)

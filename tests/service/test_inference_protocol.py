@@ -308,7 +308,7 @@ def test_a_server_that_drains(service: Any, client: InferenceServerClient) -> No
 
 def test_a_store_that_is_away_is_told(serve: Callable[..., Any], free_port: int) -> None:
     """Scores come all the same, and the answer says what they had to do without."""
-    service = serve(cache=f"redis://127.0.0.1:{free_port}/0")
+    service = serve(cache=f"redis://127.0.0.1:{free_port}/0", store_fetch_ms=50)
     answer = service.client.post(INFER, json=body_of())
     assert answer.status_code == 200
     assert answer.json()["parameters"] == {"degraded": "cache-away"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pty
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer.main
 
-from service.marmot import build, run
+from service.marmot import build
 from tests.servers import ROOT
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -88,23 +85,6 @@ MISSING: list[tuple[str, int, str]] = [
     ("data order --out {events}", 1, "{events}"),
     ("key --scopes rank --keys nowhere/keys", 2, "nowhere/keys"),
 ]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run(list(arguments))
-        return code, *capsys.readouterr()
-
-    # A service that starts takes the process for its own.
-    log, heard = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = log.handlers, log.level
-    yield call
-    log.handlers, log.level = handlers, level
-    structlog.reset_defaults()
-    signal.signal(signal.SIGTERM, heard)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=IDS)
@@ -234,7 +214,7 @@ def test_screens_get_colours_unless_told_otherwise(tmp_path: Path, wanted: bool)
     while chunk := _read(ours):
         seen += chunk
     os.close(ours)
-    assert done.wait(30) == 0, seen
+    assert done.wait(120) == 0, seen
     codes = {code for found in COLOUR.findall(seen.decode()) for code in re.findall(r"\d+", found)}
     assert bool(codes & {str(code) for code in range(30, 50)}) == wanted
 

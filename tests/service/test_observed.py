@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from service.auth import append_key, make_key
 from service.errors import EngineFailed
+from tests import plain
 from tests.servers import Running
 
 RANK = {"user_id": "u", "candidates": [1, 2]}
@@ -81,7 +81,7 @@ def _check(
 ) -> None:
     reader = ask.pop("as_reader", {})
     before = samples(running, **reader)
-    with httpx.Client(base_url=running.url) as client:
+    with plain.Client(running.url) as client:
         assert client.request(method, path, **ask).status_code == status
     after = samples(running, **reader)
     answers = grown(before, after, "marmot_requests_total")

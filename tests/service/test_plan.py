@@ -20,7 +20,6 @@ from cache.timeline import Event, Mark
 from models.spec import Spec
 from service.errors import UsageError
 from service.footprint import Footprint, size_class
-from service.marmot import run
 from service.plan import plan
 from service.simulation import group_popularity, replay, simulate
 from service.wanted import Wanted
@@ -29,16 +28,10 @@ from tests.servers import RedisServer, flush
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command in this process: exit code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen on which no table breaks."""
     monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def factors(found: dict[str, Any]) -> dict[str, float]:
@@ -79,7 +72,7 @@ async def test_the_footprint_is_redis_own(
     flush(redis_server.url)
     spec = Spec(cache_dtype=dtype, **fields)
     layout = Layout("f" * 32, spec.row, 1_000)
-    cache = RedisCache(redis_server.url, keep=1_000)
+    cache = RedisCache(redis_server.url, keep=1_000, timeout_s=20)
     footprint = Footprint(spec, id_bytes=6)
     try:
         for count in (100, 320, 1_000):

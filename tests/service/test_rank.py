@@ -231,7 +231,7 @@ def test_forgotten_is_forgotten(running: Any) -> None:
 
 def test_the_store_may_be_away(serve: Callable[..., Any], own_redis: Any, until: Any) -> None:
     """Ranking goes on without the store and says so; events are refused; both come back."""
-    running = serve(cache=own_redis.url)
+    running = serve(cache=own_redis.url, store_fetch_ms=500, store_timeout_ms=3_000)
     event = events_of("u", 1)[0]
     running.post(event)
     own_redis.kill()
@@ -252,7 +252,7 @@ def test_the_store_may_be_away(serve: Callable[..., Any], own_redis: Any, until:
 
 def test_a_service_starts_without_its_store(serve: Callable[..., Any], free_port: int) -> None:
     """Ready is not a matter of the store."""
-    running = serve(cache=f"redis://127.0.0.1:{free_port}/0")
+    running = serve(cache=f"redis://127.0.0.1:{free_port}/0", store_fetch_ms=50)
     assert running.client.get("/health/ready").status_code == 200
     assert running.rank("u", [1])["cache"]["state"] == "away"
 

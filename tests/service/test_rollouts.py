@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain
 from tests.servers import Command, flush, free_port, is_up, wait_until
 
 START_S = 120.0
@@ -29,7 +29,7 @@ class Service:
         )  # fmt: skip
 
         # A new connection for each request: any worker may take it.
-        self.client = httpx.Client(base_url=self.url, timeout=60, headers={"connection": "close"})
+        self.client = plain.Client(self.url, headers={"connection": "close"})
 
     def wait(self) -> None:
         def has_come() -> bool:
@@ -89,7 +89,7 @@ class Traffic:
         self._thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
+        with plain.Client(self._url) as client:
             while not self._stop.wait(0.03):
                 asked = {"user_id": f"u{len(self.statuses) % 8}", "candidates": CANDIDATES}
                 answer = client.post("/v1/rank", json=asked)
@@ -113,16 +113,16 @@ def test_all_workers_follow(store: str, shelf: Path, marmot: Callable[..., Comma
         assert client.post("/v1/models", json={"bundle": "two"}).status_code == 202
         wait_until(lambda: service.stands("v2", state="ready", active=False), within_s=60)
         client.post("/v1/models/v2/activate", json={"canary_percent": 50}).raise_for_status()
-        wait_until(lambda: service.stands("v2", canary_percent=50.0), within_s=20)
+        wait_until(lambda: service.stands("v2", canary_percent=50.0), within_s=60)
         assert service.answers() == {"v1", "v2"}
         client.post("/v1/models/v2/activate").raise_for_status()
-        wait_until(lambda: service.stands("v2", active=True), within_s=20)
+        wait_until(lambda: service.stands("v2", active=True), within_s=60)
         assert service.answers() == {"v2"}
         wait_until(lambda: service.stands("v2", rebuilt_users=8), within_s=60)
         client.post("/v1/models/v1/activate").raise_for_status()
-        wait_until(lambda: service.stands("v1", active=True), within_s=20)
+        wait_until(lambda: service.stands("v1", active=True), within_s=60)
         assert service.answers() == {"v1"}
         assert client.delete("/v1/models/v2").status_code == 204
-        wait_until(lambda: not any("v2" in each for each in service.models().values()), within_s=20)
+        wait_until(lambda: not any("v2" in each for each in service.models().values()), within_s=60)
     assert set(traffic.statuses) == {200}
     assert set(traffic.versions) == {"v1", "v2"}

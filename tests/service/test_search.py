@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from service.projections import MOST_KEPT, Projections
 from service.shelves import Shelves, Slots
 from tests.bundles import ITEMS, make_bundle
 from tests.laws.world import World
-from tests.servers import Command, Running
+from tests.servers import Running
 from tests.service.test_collate import GRAPH, make_job, outputs_of
 
 laws = settings(deadline=None)
@@ -121,13 +121,11 @@ def test_a_search_is_not_explained(world: World) -> None:
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-model")
 
 
-def test_a_store_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_keeps_too_little_is_refused(cli: Callable[..., Any], tmp_path: Path) -> None:
     """A store that keeps too few events for the model's search is refused."""
     bundle = make_bundle(tmp_path / "bundle", history=2_000, search=6, depth=2, window=4)
-    code, _, said = Command(
-        "serve", "--bundle", bundle, "--cache", f"lmdb:{tmp_path / 'cache'}", "--keep", "1500",
-        "--port", "0",
-    ).ends()  # fmt: skip
+    options = ["--bundle", bundle, "--cache", f"lmdb:{tmp_path / 'cache'}", "--port", "0"]
+    code, _, said = cli("serve", *options, "--keep", "1500")
     assert code == 2
     assert "1500" in said
 
@@ -141,15 +139,15 @@ def test_a_store_that_keeps_too_little_is_refused(tmp_path: Path) -> None:
         (["--history", "50", "--family", "stca"], "cannot search"),
     ],
 )
-def test_options_without_sense(tmp_path: Path, options: list[str], said: str) -> None:
+def test_options_without_sense(
+    cli: Callable[..., Any], tmp_path: Path, options: list[str], said: str
+) -> None:
     """Options that do not go together end with one sentence and exit code 2."""
     events, names = tmp_path / "events.csv", tmp_path / "names.csv"
     events.write_text("user_id,item_id,timestamp,like\n1,2,3,1\n")
     names.write_text("item_id,name\n2,Two\n")
     options = [str(names) if option == "names" else option for option in options]
-    code, out, error = Command(
-        "train", "--events", events, "--out", tmp_path / "b", *options
-    ).ends()
+    code, out, error = cli("train", "--events", events, "--out", tmp_path / "b", *options)
     assert (code, out) == (2, "")
     assert said in error
     assert len(error.strip().splitlines()) == 1

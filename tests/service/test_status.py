@@ -15,6 +15,7 @@ import pytest
 
 from service.errors import Draining, Overloaded
 from service.feed import Feed
+from tests import plain
 from tests.servers import RedisServer, is_up
 
 
@@ -71,7 +72,7 @@ def test_looks_keep_coming(serve: Callable[..., Any]) -> None:
         runs = running.house.registry.active.batcher.run
         alone: list[Any] = []
         running.house.registry.active.batcher.run = lambda job: alone.append(job) or runs(job)
-        with httpx.Client(base_url=running.url) as other:
+        with plain.Client(running.url) as other:
             other.post("/v1/rank", json={"user_id": "u", "candidates": [1]})
         assert len(alone) == 1
         seen = next(look for look in news if look["cache"])
@@ -85,7 +86,7 @@ def test_so_many_may_watch(serve: Callable[..., Any], until: Callable[..., Any])
     watchers = "<Feed, {} listening>".format
     with ExitStack() as stack:
         client = stack.enter_context(
-            httpx.Client(base_url=running.url, limits=httpx.Limits(max_connections=None))
+            plain.Client(running.url, limits=httpx.Limits(max_connections=None))
         )
 
         def watch() -> httpx.Response:
@@ -114,16 +115,16 @@ def test_all_workers_together_until_the_end(
         "--port", str(free_port), "--workers", "2", "--drain-s", "0.1",
     )  # fmt: skip
     url = f"http://127.0.0.1:{free_port}"
-    until(lambda: is_up(url), within_s=90)
-    with httpx.stream("GET", f"{url}/v1/status/events", timeout=30) as answer:
+    until(lambda: is_up(url))
+    with plain.stream(f"{url}/v1/status/events") as answer:
         for _ in range(12):
-            httpx.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
+            plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
         news = looks(answer)
         seen = next(look for look in news if look["cache"].get("cold") == 12)
         assert seen["workers"] == 2
         command.send(signal.SIGTERM)
         list(news)
-    assert command.ends(20)[0] in {0, -signal.SIGTERM}
+    assert command.ends()[0] in {0, -signal.SIGTERM}
 
 
 async def test_nobody_looks_when_nobody_listens() -> None:

@@ -18,7 +18,7 @@ from service import summaries
 from service.summaries import refresh
 from tests.bundles import make_bundle
 from tests.laws.world import CANDIDATES, Posted, reference, scores_of
-from tests.servers import Command, Running, wait_until
+from tests.servers import Running, wait_until
 from tests.stored import cells, drop, is_record, put
 
 STEP, NOW, FLOAT32 = 4, 1_000_000, 1e-4
@@ -164,7 +164,9 @@ def test_more_than_history_is_trimmed(vista: Path, serve: Serve) -> None:
     assert answer["degraded"] == ["history-trimmed"]
 
 
-def test_backfill_equals_posting(vista: Path, serve: Serve, tmp_path: Path) -> None:
+def test_backfill_equals_posting(
+    cli: Callable[..., Any], vista: Path, serve: Serve, tmp_path: Path
+) -> None:
     """The same summary, to the last bit but rounding, and twice changes nothing."""
     events = shown("u", 97)
     columns = {name: [event[name] for event in events] for name in ("user_id", "timestamp")}
@@ -173,9 +175,9 @@ def test_backfill_equals_posting(vista: Path, serve: Serve, tmp_path: Path) -> N
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
     store = f"lmdb:{tmp_path}/filled"
     for _ in range(2):
-        code, _, err = Command(
+        code, _, err = cli(
             "backfill", "--bundle", vista, "--events", tmp_path / "events.parquet", "--cache", store
-        ).ends()
+        )
         assert code == 0, err
     filled, posted = serve(bundle=vista, cache=store), serve(bundle=vista)
     for event in events:
@@ -207,7 +209,9 @@ def test_other_families_have_none(serve: Serve) -> None:
     assert answer.json()["detail"] == "The model of the family marm keeps no summaries"
 
 
-def test_every_users_tokens_are_exported(vista: Path, serve: Serve, tmp_path: Path) -> None:
+def test_every_users_tokens_are_exported(
+    cli: Callable[..., Any], vista: Path, serve: Serve, tmp_path: Path
+) -> None:
     """Those that the route gives, without the users who have too few events."""
     running = serve(bundle=vista)
     running.post(*shown("a", 9), *shown("b:é", 30), *shown("c", 3))
@@ -215,10 +219,10 @@ def test_every_users_tokens_are_exported(vista: Path, serve: Serve, tmp_path: Pa
         user: running.client.get(f"/v1/users/{user}/summary").json() for user in ("a", "b%3A%C3%A9")
     }
     running.stop()
-    code, out, err = Command(
+    code, out, err = cli(
         "export-state", "--bundle", vista, "--cache", running.house.settings.cache,
         "--out", tmp_path / "state", "--json",
-    ).ends()  # fmt: skip
+    )  # fmt: skip
     assert code == 0, err
     assert json.loads(out.splitlines()[-1])["users"] == 2
     with np.load(tmp_path / "state" / "state-00000.npz", allow_pickle=False) as state:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import lmdb
 import pytest
 
@@ -16,6 +15,7 @@ from cache.base import Sweeps
 from cache.errors import CacheUnavailable
 from cache.redis_cache import RedisCache
 from service.sweeper import Sweeper
+from tests import plain
 from tests.servers import is_up
 
 
@@ -102,7 +102,7 @@ def test_workers_sweep_one_store_at_once(
         "--workers", "2", "--record-ttl-s", "1", "--drain-s", "0", MARMOT_SWEEP_EVERY_S="0.005",
     )  # fmt: skip
     until(lambda: is_up(url) or command.process.poll() is not None)
-    with httpx.Client(base_url=url) as client:
+    with plain.Client(url) as client:
         for at in range(200):
             events = [{"user_id": f"u{at % 20}", "item_id": at % 60, "timestamp": at}]
             assert client.post("/v1/events", json={"events": events}).status_code == 200
