@@ -7,12 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from service import moving_cli, planning_cli
+from service import consume_cli, moving_cli, planning_cli
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command(
     epilog="Example: marmot plan --users 30e6 --window 6000 --depth 4 --cell-bytes 83 --simulate"
 )(planning_cli.plan)
+app.command(
+    epilog="Example: marmot consume --stream 'redis://localhost?stream=events' "
+    "--cache redis://localhost/1"
+)(consume_cli.consume)
 app.command(epilog="Example: marmot dump --cache lmdb:./var/cache --out timelines.dump")(
     moving_cli.dump
 )
