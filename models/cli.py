@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from models import data_cli, items_cli, quality_cli
-from models.command_options import BundlePath, Events, Json, UsageError, open_both, share_the_cores
+from models.command_options import (
+    BundlePath,
+    Events,
+    Json,
+    OnOption,
+    UsageError,
+    open_both,
+    share_the_cores,
+)
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -313,6 +320,7 @@ def evaluate(
     users: Annotated[
         int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
     ] = None,
+    on: OnOption = "here",
     as_json: Json = False,
 ) -> None:
     """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
@@ -322,6 +330,7 @@ def evaluate(
     """
     from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
     from models.evaluate import measure  # noqa: PLC0415
+    from models.examination import Examination, on_ray  # noqa: PLC0415
     from models.progress import bar  # noqa: PLC0415
 
     if url is not None and via != "http":
@@ -335,14 +344,19 @@ def evaluate(
         catalogue = bool(loaded.manifest["trained_on"].get("negatives"))
     if users is not None and not catalogue:
         raise UsageError("--users goes with --catalogue")
-    # Evaluators of other rooms are found by name, so that this one imports none of them.
-    (entry,) = entry_points(group="marmot.evaluators", name=via)
-    with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
-        if catalogue:
-            ids = loaded.vocabulary.ids
-            found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
-        else:
-            found = measure(table, share, scorer, advance)
+    if catalogue and on == "ray":
+        raise UsageError("a catalogue is ranked in one process: leave out --on ray")
+    exam = Examination(bundle.resolve(), table, share, via, url)
+    if on == "ray":
+        with bar("asking") as advance:
+            found = measure(table, share, on_ray(exam, advance))
+    else:
+        with exam.evaluator(loaded, table, share, url) as scorer, bar("asking") as advance:
+            if catalogue:
+                ids = loaded.vocabulary.ids
+                found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
+            else:
+                found = measure(table, share, scorer, advance)
     if not found:
         raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:

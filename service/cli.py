@@ -167,6 +167,13 @@ def backfill(
     bundle: Bundle = None,
     cache: Store = None,
     keep: Keep = None,
+    on: Annotated[
+        Literal["here", "ray"], typer.Option(help="This process, or a Ray cluster's machines.")
+    ] = "here",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Folder that knows which parts are done: goes on where it ended."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fill the store from an events file; it merges as posted events do, twice changes nothing."""
@@ -174,11 +181,14 @@ def backfill(
     import dataclasses  # noqa: PLC0415
     import json  # noqa: PLC0415
 
-    from service.host import fill_store  # noqa: PLC0415
+    from service.host import fill_store, fill_store_in_parts  # noqa: PLC0415
     from service.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(bundle=bundle, cache=cache, keep=keep)
-    done = asyncio.run(fill_store(settings, events))
+    if on == "here" and resume is None:
+        done = asyncio.run(fill_store(settings, events))
+    else:
+        done = fill_store_in_parts(settings, events, on=on, resume=resume)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done)))
     else:
