@@ -33,6 +33,10 @@ def consume(
     claim_after_s: Annotated[
         float, typer.Option(min=0.1, help="When another's unfinished entries are taken over.")
     ] = 60.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="0 takes a free one.", show_default="8001"),
+    ] = None,
     until_empty: Annotated[
         bool, typer.Option("--until-empty", help="Stop when nothing is left.")
     ] = False,
@@ -53,7 +57,7 @@ def consume(
 
     done = asyncio.run(
         run(
-            read_settings(bundle=bundle, cache=cache, keep=keep),
+            read_settings(bundle=bundle, cache=cache, keep=keep, metrics_port=metrics_port),
             stream,
             group=group,
             consumer=consumer,

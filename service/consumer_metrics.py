@@ -95,7 +95,7 @@ class ConsumerMetrics:
         except OSError as error:
             raise StartError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}; "
-                "MARMOT_METRICS_PORT names another, and 0 takes a free one"
+                "--metrics-port names another, and 0 takes a free one"
             ) from error
         try:
             yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
