@@ -50,7 +50,9 @@ def cluster() -> Iterator[dict[str, str]]:
     assert SPEC.origin is not None
     path = os.pathsep.join([str(ROOT), str(Path(SPEC.origin).parents[1])])
     env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    env["RAY_raylet_start_wait_time_s"] = str(WITHIN_S)  # a busy machine is no broken one
+    # A busy machine is no broken one; Ray waits for half a minute unless told otherwise.
+    env["RAY_raylet_start_wait_time_s"] = env["RAY_worker_register_timeout_seconds"] = str(WITHIN_S)
+    env["RAY_agent_register_timeout_ms"] = f"{WITHIN_S}000"
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", CLUSTER],
         env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
