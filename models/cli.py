@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from models.command_options import (
     BundlePath,
     Events,
     Json,
+    OnOption,
     StreamBase,
     StreamBundles,
     StreamCache,
@@ -427,6 +427,7 @@ def evaluate(
         int, typer.Option(min=1, help="Feedback counts so long after its answer.")
     ] = 86_400,
     period_s: Annotated[int, typer.Option(min=1, help="Drift is told by periods.")] = 86_400,
+    on: OnOption = "here",
     as_json: Json = False,
 ) -> None:
     """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
@@ -451,6 +452,7 @@ def evaluate(
         raise UsageError("evaluate takes --bundle, or --replay")
     from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
     from models.evaluate import measure  # noqa: PLC0415
+    from models.examination import Examination, on_ray  # noqa: PLC0415
     from models.progress import bar  # noqa: PLC0415
 
     if url is not None and via != "http":
@@ -464,14 +466,19 @@ def evaluate(
         catalogue = bool(loaded.manifest["trained_on"].get("negatives"))
     if users is not None and not catalogue:
         raise UsageError("--users goes with --catalogue")
-    # Evaluators of other rooms are found by name, so that this one imports none of them.
-    (entry,) = entry_points(group="marmot.evaluators", name=via)
-    with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
-        if catalogue:
-            ids = loaded.vocabulary.ids
-            found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
-        else:
-            found = measure(table, share, scorer, advance)
+    if catalogue and on == "ray":
+        raise UsageError("a catalogue is ranked in one process: leave out --on ray")
+    exam = Examination(bundle.resolve(), table, share, via, url)
+    if on == "ray":
+        with bar("asking") as advance:
+            found = measure(table, share, on_ray(exam, advance))
+    else:
+        with exam.evaluator(loaded, table, share, url) as scorer, bar("asking") as advance:
+            if catalogue:
+                ids = loaded.vocabulary.ids
+                found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
+            else:
+                found = measure(table, share, scorer, advance)
     if not found:
         raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ Events = Annotated[
     Path, typer.Option(help="CSV or Parquet: user_id, item_id, timestamp, a column per task.")
 ]
 BundlePath = Annotated[Path, typer.Option("--bundle", help="Folder that `marmot train` wrote.")]
+OnOption = Annotated[
+    Literal["here", "ray"],
+    typer.Option("--on", help="This process, or a Ray cluster's machines."),
+]
 Json = Annotated[bool, typer.Option("--json", help="End with one machine-readable line.")]
 
 StreamCache = Annotated[

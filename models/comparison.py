@@ -9,8 +9,6 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from models.baselines import evaluate_baselines
@@ -18,9 +16,11 @@ from models.catalogue_metrics import NAMES, measure_catalogue
 from models.evaluate import Array, Question, measure
 from models.events import EventTable
 from models.family import default_depth
+from models.fleet import On, spread
 from models.marm import Marm
 from models.operations import operations
 from models.positive_baselines import fit_positives, scorer
+from models.progress import bar
 from models.ranking_model import RankingModel
 from models.reference import Reference
 from models.spec import Spec
@@ -119,21 +119,27 @@ WEIGHS = ("parameters", "cached bytes per user", "multiply-adds per request")
 
 
 def compare_models(
-    table: EventTable, models: list[Contestant], seeds: int, course: Course
+    table: EventTable, models: list[Contestant], seeds: int, course: Course, *, on: On = "here"
 ) -> list[Row]:
     """A row per model: each figure of the primary task as a list, one for each seed."""
+    runs = [(model, seed) for seed in range(seeds) for model in (None, *models)]
     rows: dict[str, Row] = {}
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("comparing", total=seeds * (len(models) + 1))
-        for seed in range(seeds):
-            for name, figures in course.baselines(table, seed).items():
-                _add(rows, name, figures, course.figures)
-            bar.advance(task)
-            for model in models:
-                bar.update(task, description=f"{model.name}, seed {seed}")
-                _add(rows, model.name, course.trained(model, table, seed), course.figures)
-                bar.advance(task)
+    with bar("comparing") as advance:
+        found = spread(_figures, (course, table), runs, len(runs), on=on, advance=advance)
+    for each in found:
+        for name, figures in each.items():
+            _add(rows, name, figures, course.figures)
     return list(rows.values())
+
+
+def _figures(
+    shared: tuple[Course, EventTable], run: tuple[Contestant | None, int]
+) -> dict[str, dict[str, Any]]:
+    """Of one model and seed, or of all baselines, by name."""
+    (course, table), (model, seed) = shared, run
+    if model is None:
+        return course.baselines(table, seed)
+    return {model.name: course.trained(model, table, seed)}
 
 
 def _add(rows: dict[str, Row], model: str, found: dict[str, Any], names: Sequence[str]) -> None:

@@ -33,10 +33,13 @@ class Parts:
             yield read_events(file, self.tasks)
 
 
-def split_events(path: Path, folder: Path) -> Parts:
-    """Checks the whole file, row by row, before any part of it is used."""
+def split_events(path: Path, folder: Path, *, least_parts: int = 1) -> Parts:
+    """Checks the whole file, row by row, before any part of it is used.
+
+    The same file makes the same parts; fewer than `least_parts` where some would be empty.
+    """
     stream = ColumnStream(path)
-    count = min(MOST_PARTS, 1 + stream.source.rows // ROWS_PER_PART)
+    count = min(MOST_PARTS, max(least_parts, 1 + stream.source.rows // ROWS_PER_PART))
     files, rows = [folder / f"{part}.parquet" for part in range(count)], 0
     with ExitStack() as stack:
         writers: dict[int, pq.ParquetWriter] = {}

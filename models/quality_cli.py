@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.command_options import BundlePath, Events, Json, UsageError, open_both, share_the_cores
+from models.command_options import (
+    BundlePath,
+    Events,
+    Json,
+    OnOption,
+    UsageError,
+    open_both,
+    share_the_cores,
+)
 
 app = typer.Typer()
 
@@ -37,6 +45,7 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="One epoch of sixty users: shows that it works.")
     ] = False,
+    on: OnOption = "here",
     as_json: Json = False,
 ) -> None:
     """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
@@ -54,7 +63,7 @@ def compare(
     if quick:
         table, seeds, epochs = table.take(table.users < 60).of_seen_items(), 1, 1
     course = Course(holdout, epochs, negatives, negative_sampling, users)
-    rows = compare_models(table, models, seeds, course)
+    rows = compare_models(table, models, seeds, course, on=on)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 
@@ -70,10 +79,15 @@ def scaling(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
+    on: OnOption = "here",
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder that knows which models are trained already.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train over windows, depths and widths, and fit GAUC to bytes of memory by a power law."""
     from models.events import read_events  # noqa: PLC0415
+    from models.fleet import Journal, digest  # noqa: PLC0415
 
     share_the_cores()
     from models.progress import bar  # noqa: PLC0415
@@ -83,17 +97,23 @@ def scaling(
         _numbers(name, text)
         for name, text in (("windows", windows), ("depths", depths), ("widths", widths))
     ]
+    work = {"what": "scaling", "sizes": sizes, "seeds": seeds, "heads": heads}
+    work |= {"holdout": holdout, "epochs": epochs}
     if len({w * d * n for w in sizes[0] for d in sizes[1] for n in sizes[2]}) < 3:
         raise UsageError("a power law needs three different sizes of memory or more")
+    table = read_events(events)
+    work |= {"events": digest(events)}
     with bar("training") as advance:
         points = sweep(
-            read_events(events),
+            table,
             *sizes,
             seeds=seeds,
             heads=heads,
             holdout=holdout,
             epochs=epochs,
-            advance=lambda done, of, _what: advance(done, of),
+            on=on,
+            journal=None if resume is None else Journal(resume, work),
+            advance=advance,
         )
     law = law_of(points)
     written = write_report(out, points, law)

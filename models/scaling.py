@@ -9,21 +9,21 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.evaluate import measure
 from models.events import EventTable
+from models.fleet import Journal, On, spread
 from models.power_law import PowerLaw, fit_power_law
+from models.progress import Advance
 from models.reference import Reference
 from models.spec import Spec
 from models.train import Recipe, train
-
-#: Called with how many models are trained, of how many, and what comes next.
-Advance = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,16 @@ class Point:
     auc: float
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all models of a sweep have in common."""
+
+    table: EventTable
+    heads: int
+    holdout: float
+    epochs: int | None
+
+
 def sweep(
     table: EventTable,
     windows: Sequence[int],
@@ -50,32 +60,37 @@ def sweep(
     heads: int = 4,
     holdout: float = 0.1,
     epochs: int | None = None,
-    advance: Advance = lambda done, of, what: None,
+    on: On = "here",
+    journal: Journal | None = None,
+    advance: Advance = lambda done, of: None,
 ) -> list[Point]:
     """A model for every combination and seed, in this order."""
-    seen = table.take(~table.is_held_out(holdout)).of_seen_items()
     wanted = list(itertools.product(range(seeds), widths, depths, windows))
-    points = []
-    for done, (seed, width, depth, window) in enumerate(wanted):
-        advance(done, len(wanted), f"window {window}, depth {depth}, width {width}, seed {seed}")
-        spec = Spec(depth=depth, window=window, width=width, heads=heads, tasks=table.tasks)
-        trained = train(seen, spec, Recipe(epochs=epochs), seed=seed)
-        reference = Reference(trained.model, table, seen.item_ids)
-        found = measure(table, holdout, reference.score_question)[table.tasks[0]]
-        points.append(
-            Point(
-                window,
-                depth,
-                width,
-                seed,
-                depth * window * width * 4,
-                spec.row.itemsize * window,
-                float("nan") if (gauc := found["gauc"]) is None else gauc,
-                float("nan") if (auc := found["auc"]) is None else auc,
-            )
-        )
-    advance(len(wanted), len(wanted), "done")
-    return points
+    shared = Conditions(table, heads, holdout, epochs)
+    found = spread(trained, shared, wanted, len(wanted), on=on, journal=journal, advance=advance)
+    return [Point(**point) for point in found]
+
+
+def trained(conditions: Conditions, size: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Trains one model of a sweep, (seed, width, depth, window); returns a `Point` as a dict."""
+    seed, width, depth, window = size
+    table, holdout = conditions.table, conditions.holdout
+    seen = table.take(~table.is_held_out(holdout)).of_seen_items()
+    spec = Spec(depth=depth, window=window, width=width, heads=conditions.heads, tasks=table.tasks)
+    model = train(seen, spec, Recipe(epochs=conditions.epochs), seed=seed).model
+    reference = Reference(model, table, seen.item_ids)
+    found = measure(table, holdout, reference.score_question)[table.tasks[0]]
+    point = Point(
+        window,
+        depth,
+        width,
+        seed,
+        depth * window * width * 4,
+        spec.row.itemsize * window,
+        float("nan") if (gauc := found["gauc"]) is None else gauc,
+        float("nan") if (auc := found["auc"]) is None else auc,
+    )
+    return asdict(point)
 
 
 def law_of(points: Sequence[Point]) -> PowerLaw:

@@ -24,6 +24,7 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "load": ("What the Locust users need as well.", "load", ("serve",)),
     "plots": ("What pictures need as well.", "plots", ("serve",)),
     "otel": ("What traces need as well.", "otel", ("serve",)),
+    "ray": ("What work on a Ray cluster needs as well.", "ray", ("serve",)),
     "docs": ("What the site of docs/ needs as well.", "docs", ("serve",)),
     "dev": (
         "What the checks and the tests need as well.",

@@ -7,12 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from service import moving_cli, planning_cli
+from service import consume_cli, moving_cli, planning_cli
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command(
     epilog="Example: marmot plan --users 30e6 --window 6000 --depth 4 --cell-bytes 83 --simulate"
 )(planning_cli.plan)
+app.command(
+    epilog="Example: marmot consume --stream 'redis://localhost?stream=events' "
+    "--cache redis://localhost/1"
+)(consume_cli.consume)
 app.command(epilog="Example: marmot dump --cache lmdb:./var/cache --out timelines.dump")(
     moving_cli.dump
 )
@@ -177,6 +181,13 @@ def backfill(
     bundle: Bundle = None,
     cache: Store = None,
     keep: Keep = None,
+    on: Annotated[
+        Literal["here", "ray"], typer.Option(help="This process, or a Ray cluster's machines.")
+    ] = "here",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Folder that knows which parts are done: goes on where it ended."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fill the store from an events file; it merges as posted events do, twice changes nothing."""
@@ -184,11 +195,14 @@ def backfill(
     import dataclasses  # noqa: PLC0415
     import json  # noqa: PLC0415
 
-    from service.host import fill_store  # noqa: PLC0415
+    from service.host import fill_store, fill_store_in_parts  # noqa: PLC0415
     from service.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(bundle=bundle, cache=cache, keep=keep)
-    done = asyncio.run(fill_store(settings, events))
+    if on == "here" and resume is None:
+        done = asyncio.run(fill_store(settings, events))
+    else:
+        done = fill_store_in_parts(settings, events, on=on, resume=resume)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done)))
     else:

@@ -5,6 +5,7 @@ ServiceError                    exit code 1 on the command line
 ├── StartError                  the service cannot start: bundle, provider, port, store
 ├── NotMeasured                 an evaluation came to no figures
 ├── NotMoved                    a dump or a restore came to no end
+├── StreamAway                  the stream of events did not answer, or could not take a write
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── NotInference        400 not a request of the Open Inference Protocol
     ├── NotHttp             400 what was sent is no HTTP
@@ -57,6 +58,10 @@ class NotMeasured(ServiceError):
 
 class NotMoved(ServiceError):
     """A dump or a restore that came to no end."""
+
+
+class StreamAway(ServiceError):
+    """The stream that events are read from did not answer, or could not take a write."""
 
 
 class StartError(ServiceError):

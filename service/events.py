@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cache.timeline import Event, Mark
-from service.schemas import HistoryEvent
+from service.errors import InvalidRequest
+from service.schemas import HistoryEvent, PostedEvent
 
 
 def to_event(sent: HistoryEvent) -> Event:
@@ -21,3 +22,13 @@ def to_event(sent: HistoryEvent) -> Event:
 def history_events(sent: Sequence[HistoryEvent]) -> Iterator[Event]:
     """The events of an inline history."""
     return map(to_event, sent)
+
+
+def too_late(event: PostedEvent, latest: int) -> InvalidRequest | None:
+    """What is wrong with an event that claims to come from the future; `latest` in seconds."""
+    if event["timestamp"] > latest:
+        return InvalidRequest("timestamp is too far in the future")
+    said = event.get("feedback_timestamp")
+    if said is not None and said > latest:
+        return InvalidRequest("feedback_timestamp is too far in the future")
+    return None

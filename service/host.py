@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.base import Cache
 from service.auth import is_loopback
@@ -24,6 +24,9 @@ from service.errors import StartError, StoreAway, UsageError
 from service.handout import Exported, export_state
 from service.registry import Model
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from models.fleet import On
 
 BACKFILL_TIMEOUT_MS = 30_000.0
 WORKER_STARTS_WITHIN_S = 15
@@ -169,11 +172,30 @@ async def fill_store(settings: Settings, events: Path) -> Backfilled:
         try:
             return await backfill(model, cache, events, advance)
         except* StoreAway as error:
-            url = without_password(settings.cache)
-            raise StartError(
-                f"the store at {url} is not reachable, and what it has of the file is less than "
-                f"all; `marmot doctor --cache {url}` says more, and a backfill may be repeated"
-            ) from error
+            raise _not_filled(settings) from error
+
+
+def fill_store_in_parts(
+    settings: Settings, events: Path, *, on: On, resume: Path | None
+) -> Backfilled:
+    """The same on Ray, or going on where it ended."""
+    from service.backfill_parts import backfill_parts  # noqa: PLC0415
+    from service.logging import configure_logging  # noqa: PLC0415
+
+    configure_logging(form=settings.log_format, level=settings.log_level)
+    patient = settings.model_copy(update={"store_timeout_ms": BACKFILL_TIMEOUT_MS})
+    try:
+        return backfill_parts(patient, events, on=on, resume=resume)
+    except StoreAway as error:
+        raise _not_filled(settings) from error
+
+
+def _not_filled(settings: Settings) -> StartError:
+    url = without_password(settings.cache)
+    return StartError(
+        f"the store at {url} is not reachable, and what it has of the file is less than "
+        f"all; `marmot doctor --cache {url}` says more, and a backfill may be repeated"
+    )
 
 
 async def write_state(settings: Settings, out: Path) -> Exported:

@@ -333,6 +333,14 @@ def parse_activation(body: bytes) -> Activation:
         raise InvalidRequest(sentence(error)) from error
 
 
+def parse_event(body: bytes) -> PostedEvent:
+    """One event by itself, as a stream carries it."""
+    try:
+        return _posted_event.validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest(sentence(error)) from error
+
+
 def parse_events(body: bytes, limits: Limits) -> list[PostedEvent | InvalidRequest]:
     """Each event of a body, or what is wrong with it."""
     try:

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     work_limit_ms: float = Field(2_000.0, gt=0, description="work of those let in that may wait")
     drain_s: float = Field(1.0, ge=0, description="ready says 503 this long before closing")
 
+    metrics_host: str = Field("127.0.0.1", description="where `marmot consume` shows its metrics")
+    metrics_port: int = Field(8001, ge=0, le=65_535, description="the same; 0 takes a free one")
+
     otlp: str | None = Field(None, description="collector of traces; takes the extra otel")
     log_format: Literal["json", "console"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

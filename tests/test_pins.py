@@ -36,6 +36,7 @@ def _pins(name: str) -> dict[str, str]:
         ("train", [*PROJECT["dependencies"], *EXTRAS["train"]]),
         ("load", [*PROJECT["dependencies"], *EXTRAS["load"]]),
         ("otel", [*PROJECT["dependencies"], *EXTRAS["otel"]]),
+        ("ray", [*PROJECT["dependencies"], *EXTRAS["ray"]]),
         ("plots", [*PROJECT["dependencies"], *EXTRAS["plots"]]),
         ("docs", [*PROJECT["dependencies"], *EXTRAS["docs"]]),
         (

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from service.answers import EventsResponse
 from service.errors import InternalError, InvalidRequest, Problem
-from service.events import to_event
+from service.events import to_event, too_late
 from service.house import House
 from service.logging import log
 from service.routes.doors import PROBLEMS, answer, body_of, house_of, takes, visit
@@ -55,7 +55,7 @@ async def events(request: Request) -> Response:
     latest = int(time.time()) + house.settings.max_future_s
     problems: list[Problem] = []
     for place, event in enumerate(sent):
-        problem = event if isinstance(event, Problem) else _too_late(event, latest)
+        problem = event if isinstance(event, Problem) else too_late(event, latest)
         if problem is not None:
             problems.append(problem)
             results[place] = _told(house, problem)
@@ -111,15 +111,6 @@ async def _record(
         [now_s - event.timestamp for event, status in new if status in NEW],
     )
     return [{"status": status, "version": recorded.version} for status in recorded.statuses]
-
-
-def _too_late(event: PostedEvent, latest: int) -> InvalidRequest | None:
-    if event["timestamp"] > latest:
-        return InvalidRequest("timestamp is too far in the future")
-    said = event.get("feedback_timestamp")
-    if said is not None and said > latest:
-        return InvalidRequest("feedback_timestamp is too far in the future")
-    return None
 
 
 def _told(house: House, problem: Problem) -> Result:

@@ -4,7 +4,7 @@
 - `marmot serve` is a process that gets a free port and one worker, is stopped as soon as it is
   ready, and must then end well.
 - `marmot train` makes a small model in one epoch, and the same words get the same bundle on every
-  page; `marmot load` asks for a moment.
+  page; `marmot load` asks for a moment, `marmot consume` for a free port.
 - Every other plain `marmot` command runs in this process as it is; a line with pipes goes to bash.
 """
 
@@ -32,6 +32,7 @@ _PLAIN = re.compile(r"marmot [^|<>;&$`*]*")
 _SHORT = {
     "train": "--epochs 1 --depth 2 --window 8 --width 16 --heads 2",
     "load": "--duration-s 0.5 --rate 20",
+    "consume": "--metrics-port 0",
 }
 
 

@@ -53,6 +53,17 @@ MISSING: list[tuple[str, int, str]] = [
         1,
         "`marmot doctor --cache redis://127.0.0.1:{free}`",
     ),
+    (
+        "consume --bundle nowhere --stream redis://127.0.0.1:{free}?stream=s",
+        1,
+        "`marmot train --out nowhere` makes one",
+    ),
+    (
+        "consume --bundle {bundle} --cache lmdb:c --stream redis://127.0.0.1:{free}?stream=s",
+        1,
+        "`marmot doctor --cache redis://127.0.0.1:{free}`",
+    ),
+    ("consume --bundle {bundle} --cache lmdb:c --stream redis://localhost", 2, "?stream=NAME"),
     ("train --events nowhere --out out", 1, "`marmot data ml-100k"),
     ("train --events {events} --items nowhere --out out", 1, "leave --items out"),
     ("score --bundle nowhere --events {events} --requests r", 1, "`marmot train --out nowhere`"),
