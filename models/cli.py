@@ -12,6 +12,7 @@ import typer
 
 from models import data_cli, items_cli, quality_cli
 from models.command_options import BundlePath, Events, Json, UsageError, open_both, share_the_cores
+from models.embeddings.sizes import DEFAULT_COMPRESSION, EMBEDDINGS
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -91,7 +92,15 @@ def train(
         Literal["category", "attention"] | None,
         typer.Option(help="What is relevant.", show_default="category where the items have one"),
     ] = None,
-    embedding: Annotated[str, typer.Option(help="How items become vectors.")] = "full",
+    embedding: Annotated[
+        str, typer.Option(help=f"How items become vectors: {', '.join(EMBEDDINGS)}.")
+    ] = "full",
+    compression: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many times smaller than full.", show_default=str(DEFAULT_COMPRESSION)
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the events, at most.")
     ] = None,
@@ -178,6 +187,7 @@ def train(
         tasks=table.tasks,
         time_gap=time_gap == "on",
         embedding=embedding,
+        compression=compression or 0,
         cache_dtype=cache_dtype,
         history=history or 0,
         search=(search or SEARCH) if searches else 0,
