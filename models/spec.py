@@ -75,7 +75,7 @@ class Spec:
     ranking model whose records it reads, except for `window`: how many of them it reads.
 
     An `embedding` other than full has `compression` times fewer numbers than that; those that go
-    by popularity say the widths of their bands.
+    by popularity say the widths of their bands; autodim without any is still to find them.
     """
 
     family: str = "marm"
@@ -159,6 +159,8 @@ class Spec:
             if self.embedding_widths:
                 raise SpecError(f"the embedding {self.embedding} has no widths of its own")
             return
+        if not self.embedding_widths and self.embedding == "autodim":
+            return  # training finds them
         if not self.embedding_widths:
             usual = nested_widths if self.embedding == "autoemb" else mixed_widths
             object.__setattr__(self, "embedding_widths", usual(self.width, self.compression))

@@ -45,6 +45,10 @@ class Banded(ItemTable):
         """Of each band, the first place and the end of those that its table has a row for."""
         return list(zip([0, *self.ends], self.ends, strict=False))
 
+    def by(self) -> list[Tensor]:
+        """Of each band, the projection to the model's width: (its width, width)."""
+        return list(self.projections)
+
     def settle(self, users: Array, items: Array, is_liked: Array) -> None:
         counts = np.bincount(items, minlength=self.rows)
         counts[self.rows - self.fallback :] = len(items) + 1
@@ -55,7 +59,7 @@ class Banded(ItemTable):
         places = nn.functional.embedding(rows, self.place[:, None]).long()  # (…, 1)
         found = None
         for share, band, table, by in zip(
-            self.shares(places), self.bands(), self.tables, self.projections, strict=True
+            self.shares(places), self.bands(), self.tables, self.by(), strict=True
         ):
             at = (places[..., 0] - band[0]).clamp(0, len(table) - 1)
             part = (nn.functional.embedding(at, table) @ by) * share
@@ -75,7 +79,7 @@ class Banded(ItemTable):
         places = g.add("Unsqueeze", g.add("Cast", place, to=INT64), g.ints(-1))
         found = ""
         for share, (first, _), table, by in zip(
-            self.write_shares(g, places), self.bands(), self.tables, self.projections, strict=True
+            self.write_shares(g, places), self.bands(), self.tables, self.by(), strict=True
         ):
             at = g.add("Sub", g.add("Squeeze", places, g.ints(-1)), g.constant(first, "int64"))
             last = g.constant(len(table) - 1, "int64")

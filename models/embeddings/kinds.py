@@ -7,6 +7,7 @@ from models.embeddings.full import Full
 from models.embeddings.hashing import Hashed
 from models.embeddings.item_table import ItemTable
 from models.embeddings.quotient import Quotient
+from models.embeddings.searching import Searching
 from models.embeddings.shared_array import Lma, Robe
 from models.spec import Spec
 
@@ -18,6 +19,8 @@ def item_table(spec: Spec, items: int) -> ItemTable:
     """The table of a model's items, and of the shared rows behind them."""
     rows, fallback = items + spec.fallback_rows, spec.fallback_rows
     if kind := _BANDED.get(spec.embedding):
+        if not spec.embedding_widths:
+            return Searching(rows, spec.width, fallback, spec.compression)
         return kind(rows, spec.width, fallback, spec.embedding_widths)
     if spec.embedding == "full":
         return Full(rows, spec.width, fallback)
