@@ -116,7 +116,7 @@ class Vocabulary:
         known = self._rows.get
         found = [known(item_id, -1) for item_id in item_ids]
         rows = np.array(found, dtype=np.int64)
-        for missing in np.flatnonzero(rows < 0):
+        for missing in np.flatnonzero(rows < 0).tolist():
             rows[missing] = self.row(item_ids[missing])
         return rows
 

@@ -109,10 +109,9 @@ class Banded(ItemTable):
         """By principal components, the broadest band first; narrower ones get what it leaves."""
         order = self.place.long().argsort()
         left, weight = wanted[order], weight[order]
-        vectors_of = sum(
-            (torch.arange(self.rows) < end) & (torch.arange(self.rows) >= first)
-            for first, end in self.bands()
-        )
+        count = torch.zeros(self.rows)  # of bands that know the item
+        for first, end in self.bands():
+            count[first:end] += 1
         for (first, end), table, by in reversed(
             list(zip(self.bands(), self.tables, self.projections, strict=True))
         ):
@@ -122,7 +121,7 @@ class Banded(ItemTable):
             told = part @ axes
             by.copy_(axes.T)
             table.zero_()
-            table[: len(told)] = told * vectors_of[first:end, None]
+            table[: len(told)] = told * count[first:end, None]
             part -= told @ axes.T
 
 
@@ -131,10 +130,9 @@ class AutoEmb(Banded):
 
     def __init__(self, rows: int, width: int, fallback: int, widths: tuple[int, ...]) -> None:
         super().__init__(rows, width, fallback, widths)
-        self.controller = nn.Sequential(
-            nn.Linear(1, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, len(widths))
-        )
-        for weight in (self.controller[2].weight, self.controller[2].bias):
+        self.controller = nn.Linear(1, HIDDEN)
+        self.logits = nn.Linear(HIDDEN, len(widths))
+        for weight in self.logits.parameters():
             nn.init.zeros_(weight)  # all that an item has count the same at first
 
     def bands(self) -> list[tuple[int, int]]:
@@ -143,14 +141,14 @@ class AutoEmb(Banded):
     def shares(self, places: Tensor) -> list[Tensor]:
         popularity = 1 - (places + 1).float().log() / math.log(self.rows + 1)
         inside = torch.cat([self._inside(places, band) for band in self.bands()], dim=-1)
-        logits = self.controller(popularity).masked_fill(~inside, MASKED)
+        logits = self.logits(self.controller(popularity).tanh()).masked_fill(~inside, MASKED)
         return list(logits.softmax(dim=-1).split(1, dim=-1))
 
     def write_shares(self, g: GraphBuilder, places: str) -> list[str]:
         first = g.add("Cast", g.add("Add", places, g.ints(1)), to=1)
         distance = g.add("Div", g.add("Log", first), g.floats(math.log(self.rows + 1)))
         found = g.add("Sub", g.floats(1.0), distance)
-        for place, layer in enumerate((self.controller[0], self.controller[2])):
+        for place, layer in enumerate((self.controller, self.logits)):
             found = g.add("Tanh", found) if place else found
             found = g.add("MatMul", found, g.floats(numbers(layer.weight).T))
             found = g.add("Add", found, g.floats(numbers(layer.bias)))

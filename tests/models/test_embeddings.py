@@ -115,7 +115,7 @@ def test_autoemb_weighs_what_an_item_has() -> None:
     """The shares of a place add up to one, and bands that hold no row of it have none."""
     table = cast("AutoEmb", item_table(spec_of("autoemb"), 200))
     with torch.no_grad():
-        for weight in table.controller.parameters():
+        for weight in (*table.controller.parameters(), *table.logits.parameters()):
             weight.normal_()
         shares = torch.cat(table.shares(torch.arange(table.rows)[:, None]), dim=1)
     assert torch.allclose(shares.sum(dim=1), torch.ones(table.rows))
