@@ -238,7 +238,10 @@ def _swap(draft: Path, path: Path) -> None:
 
 
 def write_items(
-    path: Path, ids: list[str], names: list[str | None], categories: Sequence[int] | None = None
+    path: Path,
+    ids: Sequence[str],
+    names: Sequence[str | None],
+    categories: Sequence[int] | None = None,
 ) -> None:
     """Writes the vocabulary: row i is item i, with its name where one is known."""
     columns = {"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())}

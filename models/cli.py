@@ -349,7 +349,7 @@ def evaluate(
     (entry,) = entry_points(group="marmot.evaluators", name=via)
     with entry.load()(loaded, table, share, url) as scorer, bar("asking") as advance:
         if catalogue:
-            ids = loaded.vocabulary.ids
+            ids = list(loaded.vocabulary.ids)
             found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
         else:
             found = measure(table, share, scorer, advance)

@@ -56,11 +56,11 @@ class _Searcher(Trainer):
         """One step of the weights; of the vectors' answer to it, the paper's first order."""
         batch, asked = self.validation[self.step % len(self.validation)]
         choice = cast("Searching", self.model.embedding).choice
-        choice.requires_grad_(requires_grad=True)
+        choice.requires_grad = True
         items, others = torch.from_numpy(batch.items), torch.from_numpy(asked.others)
         loss, known = self._loss(self.model, batch, asked, items, others)
         (gradient,) = torch.autograd.grad(loss / max(1, known), choice)
-        choice.requires_grad_(requires_grad=False)
+        choice.requires_grad = False
         # By its size, because a loss that many items share moves little.
         with torch.no_grad():
-            choice -= RATE * gradient / (gradient.abs().mean() + 1e-12)
+            choice.sub_(RATE * gradient / (gradient.abs().mean() + 1e-12))

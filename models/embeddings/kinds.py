@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from models.embeddings.banded import AutoEmb, Banded
 from models.embeddings.full import Full
 from models.embeddings.hashing import Hashed
@@ -11,7 +13,12 @@ from models.embeddings.searching import Searching
 from models.embeddings.shared_array import Lma, Robe
 from models.spec import Spec
 
-_SHARED = {"hash": Hashed, "qr": Quotient, "robe": Robe, "lma": Lma}
+_SHARED: Mapping[str, Callable[[int, int, int, int], ItemTable]] = {
+    "hash": Hashed,
+    "qr": Quotient,
+    "robe": Robe,
+    "lma": Lma,
+}
 _BANDED = {"mixed": Banded, "autodim": Banded, "autoemb": AutoEmb}
 
 
