@@ -91,7 +91,7 @@ def prerank_agreement(
     pairs = random.integers(0, ranker.items, (2, GENERATED))
     share = torch.from_numpy(random.random((GENERATED, 1), np.float32))
     models = [_with_mixtures(each, pairs, share) for each in (model, ranker)]
-    candidates = torch.arange(GENERATED)[None] + len(ranker.embedding.weight)
+    candidates = torch.arange(GENERATED)[None] + ranker.embedding.rows
     recalls = []
     for question, past in _asked(teacher, table, holdout, GENERATED_USERS, advance):
         when = torch.tensor([question.timestamp])
@@ -110,8 +110,9 @@ def prerank_agreement(
 
 def _with_mixtures(model: Any, pairs: Array, share: torch.Tensor) -> Scorer:
     mixed: Scorer = copy.deepcopy(model)
+    rows = model.embedding.rows
     for name in ("embedding", "item_bias"):
-        weight = getattr(model, name).weight
+        weight = getattr(model, name)(torch.arange(rows))
         new = share * weight[pairs[0]] + (1 - share) * weight[pairs[1]]
         setattr(mixed, name, nn.Embedding.from_pretrained(torch.cat([weight, new])))
     return mixed

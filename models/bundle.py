@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from models.signature import SIGNATURE, SignatureError, verify
 from models.spec import Spec, SpecError
+from models.vocabulary import Vocabulary, texts
+
+__all__ = ["Bundle", "BundleError", "Vocabulary", "load_bundle"]
 
 #: To be raised when the weights, the graphs' ports or the manifest come to mean something else.
 FORMAT = 1
@@ -54,51 +56,6 @@ class Graph:
     file: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-
-
-class Vocabulary:
-    """Item ids to embedding rows; an unknown id falls on one of the shared, trained rows."""
-
-    def __init__(
-        self,
-        ids: list[str],
-        names: list[str | None],
-        fallback_rows: int,
-        categories: Sequence[int] = (),
-    ) -> None:
-        self.ids = ids
-        self.names = names
-        self.fallback_rows = fallback_rows
-        #: (rows,) int64, 0 where there is none: what a search by category looks for.
-        self.categories = np.zeros(len(ids) + fallback_rows, np.int64)
-        self.categories[: len(categories)] = categories
-        self._rows: dict[str, int] = {item_id: row for row, item_id in enumerate(ids)}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __contains__(self, item_id: str) -> bool:
-        return item_id in self._rows
-
-    def row(self, item_id: str) -> int:
-        known = self._rows.get(item_id)
-        if known is not None:
-            return known
-        digest = xxhash.xxh3_64_intdigest(item_id.encode())
-        return len(self.ids) + digest % self.fallback_rows
-
-    def rows(self, item_ids: list[str] | tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Embedding rows of `item_ids`: int64, (items,)."""
-        known = self._rows.get
-        found = [known(item_id, -1) for item_id in item_ids]
-        rows = np.array(found, dtype=np.int64)
-        for missing in np.flatnonzero(rows < 0):
-            rows[missing] = self.row(item_ids[missing])
-        return rows
-
-    def name(self, item_id: str) -> str | None:
-        row = self._rows.get(item_id)
-        return None if row is None else self.names[row]
 
 
 @dataclass(frozen=True)
@@ -169,8 +126,8 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
         raise BundleError(f"{path}: {error}") from error
     items = pq.read_table(path / "items.parquet")
     vocabulary = Vocabulary(
-        items["item_id"].to_pylist(),
-        items["name"].to_pylist(),
+        texts(items["item_id"]),
+        texts(items["name"]),
         spec.fallback_rows,
         items["category"].to_pylist() if spec.finds_first else (),
     )
@@ -285,7 +242,10 @@ def _swap(draft: Path, path: Path) -> None:
 
 
 def write_items(
-    path: Path, ids: list[str], names: list[str | None], categories: Sequence[int] | None = None
+    path: Path,
+    ids: Sequence[str],
+    names: Sequence[str | None],
+    categories: Sequence[int] | None = None,
 ) -> None:
     """Writes the vocabulary: row i is item i, with its name where one is known."""
     columns = {"item_id": pa.array(ids, pa.string()), "name": pa.array(names, pa.string())}

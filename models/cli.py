@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models import data_cli, items_cli, quality_cli
+from models import data_cli, evaluate_cli, items_cli, quality_cli
 from models.command_options import (
     BundlePath,
     Events,
     Json,
-    OnOption,
     StreamBase,
     StreamBundles,
     StreamCache,
@@ -28,6 +27,7 @@ from models.command_options import (
     open_both,
     share_the_cores,
 )
+from models.embeddings.sizes import DEFAULT_COMPRESSION, EMBEDDINGS
 from models.family import FAMILIES, Family, default_depth
 from models.spec import Spec
 
@@ -37,15 +37,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(data_cli.app)
+app.add_typer(evaluate_cli.app)
 app.add_typer(quality_cli.app)
 app.add_typer(items_cli.app, name="items")
 
 #: What the family sim searches in, and how many events it finds, unless told otherwise.
 LONG_HISTORY, SEARCH = 10_000, 100
-
-
-class NothingHeldOut(ValueError):
-    """Events on which nothing can be measured."""
 
 
 @app.command(epilog="Example: marmot train --events var/data/events.parquet --out var/bundle")
@@ -107,7 +104,15 @@ def train(
         Literal["category", "attention"] | None,
         typer.Option(help="What is relevant.", show_default="category where the items have one"),
     ] = None,
-    embedding: Annotated[str, typer.Option(help="How items become vectors.")] = "full",
+    embedding: Annotated[
+        str, typer.Option(help=f"How items become vectors: {', '.join(EMBEDDINGS)}.")
+    ] = "full",
+    compression: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many times smaller than full.", show_default=str(DEFAULT_COMPRESSION)
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the events, at most.")
     ] = None,
@@ -232,6 +237,7 @@ def train(
         tasks=table.tasks,
         time_gap=time_gap == "on",
         embedding=embedding,
+        compression=compression or 0,
         cache_dtype=cache_dtype,
         history=history or 0,
         search=(search or SEARCH) if searches else 0,
@@ -385,112 +391,6 @@ def score(
             }
             sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
             advance(done, len(asked))
-
-
-@app.command(epilog="Example: marmot evaluate --bundle var/bundle --events events.csv --via http")
-def evaluate(
-    *,
-    events: Events,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="Folder that `marmot train` wrote.", show_default="--replay needs none"),
-    ] = None,
-    via: Annotated[
-        Literal["full", "cache", "http"],
-        typer.Option(help="PyTorch, the cached graphs in this process, or a server."),
-    ] = "full",
-    url: Annotated[
-        str | None, typer.Option(help="A running server; histories travel inline.")
-    ] = None,
-    holdout: Annotated[
-        float | None,
-        typer.Option(min=0, max=0.9, help="Share held out.", show_default="the bundle's"),
-    ] = None,
-    catalogue: Annotated[
-        bool | None,
-        typer.Option(
-            help="Rank held-out positives among all unseen items.",
-            show_default="if trained with --negatives",
-        ),
-    ] = None,
-    users: Annotated[
-        int | None, typer.Option(min=1, help="Of how many users the catalogue is ranked; all.")
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(help="Log of `marmot serve --answer-log`: what it answered, not the holdout."),
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="The key that the log's users are hashed with.")
-    ] = None,
-    within_s: Annotated[
-        int, typer.Option(min=1, help="Feedback counts so long after its answer.")
-    ] = 86_400,
-    period_s: Annotated[int, typer.Option(min=1, help="Drift is told by periods.")] = 86_400,
-    on: OnOption = "here",
-    as_json: Json = False,
-) -> None:
-    """AUC and GAUC on the holdout: one request per user at the split, ranked as served.
-
-    With --catalogue HR@10, NDCG@10 and MRR: a user's requests together hold every item of the
-    model that the user has not seen. With --replay AUC, GAUC, calibration and drift of what a
-    service answered, by model, from the feedback that came afterwards.
-    """
-    if replay is not None:
-        from models import replay_cli  # noqa: PLC0415
-
-        if bundle is not None or url is not None or catalogue is not None:
-            raise UsageError(
-                "--replay tells of answers that were given: it takes no --bundle, "
-                "--url or --catalogue"
-            )
-        replay_cli.replay(
-            replay, key, events, within_s=within_s, period_s=period_s, as_json=as_json
-        )
-        return
-    if bundle is None:
-        raise UsageError("evaluate takes --bundle, or --replay")
-    from models.catalogue_metrics import measure_catalogue  # noqa: PLC0415
-    from models.evaluate import measure  # noqa: PLC0415
-    from models.examination import Examination, on_ray  # noqa: PLC0415
-    from models.progress import bar  # noqa: PLC0415
-
-    if url is not None and via != "http":
-        raise UsageError(f"--url goes with --via http, not with --via {via}")
-    loaded, table = open_both(bundle, events)
-    if loaded.spec.stage != "rank":
-        raise UsageError(f"{bundle} is a {loaded.spec.stage} model: evaluate takes one that ranks")
-    trained = float(loaded.manifest["trained_on"].get("holdout") or 0.1)
-    share = trained if holdout is None else holdout
-    if catalogue is None:
-        catalogue = bool(loaded.manifest["trained_on"].get("negatives"))
-    if users is not None and not catalogue:
-        raise UsageError("--users goes with --catalogue")
-    if catalogue and on == "ray":
-        raise UsageError("a catalogue is ranked in one process: leave out --on ray")
-    exam = Examination(bundle.resolve(), table, share, via, url)
-    if on == "ray":
-        with bar("asking") as advance:
-            found = measure(table, share, on_ray(exam, advance))
-    else:
-        with exam.evaluator(loaded, table, share, url) as scorer, bar("asking") as advance:
-            if catalogue:
-                ids = loaded.vocabulary.ids
-                found = measure_catalogue(table, share, ids, scorer, users=users, advance=advance)
-            else:
-                found = measure(table, share, scorer, advance)
-    if not found:
-        raise NothingHeldOut(f"{events}: no user has 5 events or more, so nothing is held out")
-    if as_json:
-        typer.echo(json.dumps({"via": via, "holdout": share, "metrics": found}))
-        return
-    for task, figures in found.items():
-        shown = "  ".join(
-            f"{name} {'undefined' if value is None else format(value, '.4f')}"
-            for name, value in figures.items()
-            if name not in ("targets", "users")
-        )
-        typer.echo(f"{task}  {shown}  ({figures['targets']} held-out events, via {via})")
 
 
 @app.command(epilog="Example: marmot sign var/bundle --key private.pem")

@@ -29,6 +29,7 @@ from models.items import numbered
 from models.progress import bar
 from models.reference import Reference
 from models.spec import Spec
+from models.width_search import searched
 
 #: Ranking a whole catalogue takes a while for each; `marmot evaluate` asks about all of them.
 MEASURED_USERS = 1_000
@@ -136,6 +137,7 @@ def _trained(
             )
 
         torch.set_flush_denormal(True)
+        spec = searched(seen, spec, recipe, seed=seed, categories=categories, on_step=show)
         return train.train(seen, spec, recipe, seed=seed, categories=categories, on_step=show)
 
 

@@ -51,7 +51,7 @@ def _found(w: GraphWeights, g: GraphBuilder, targets: Targets, past: Past, bucke
     """What each target finds in its window: (batch C, width)."""
     axes = _Axes.of(g, targets.candidates, past.items)
     items = g.add("Reshape", past.items, g.ints(-1))
-    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
+    known = w.look_up(g, g.add("Unsqueeze", items, g.ints(0)))
     fed, layer = Fed.of(w, g, items, past.feedback), slice(0, 1)
     keys, values = fed.keys(w, g, layer, known), fed.values(w, g, layer, known)
     weights = _weights(w, g, axes, targets.outputs, keys, bucket)

@@ -109,7 +109,7 @@ def known_of(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) 
     if records is not None and w.spec.stage == "prerank":
         deepest = g.add("Gather", records, g.ints(w.spec.hidden_depths - 1), axis=2)
         return g.add("Reshape", deepest, g.ints(1, -1, w.width))
-    known = g.add("Gather", g.floats(w.embedding), g.add("Unsqueeze", items, g.ints(0)))
+    known = w.look_up(g, g.add("Unsqueeze", items, g.ints(0)))
     if records is not None:
         cached = g.add("Reshape", records, g.ints(-1, w.spec.hidden_depths, w.width))
         cached = g.add("Transpose", cached, perm=[1, 0, 2])

@@ -37,7 +37,7 @@ class Targets:
         self.w, self.g = w, g
         self.candidates = candidates
         self.flat = g.add("Reshape", candidates, g.ints(-1))
-        self.start = g.add("Gather", g.floats(w.embedding), self.flat)  # (batch C, width)
+        self.start = w.look_up(g, self.flat)  # (batch C, width)
         self.stream, self.outputs = self.start, normalised(w, g, self.start)
         self.rows = g.add("Concat", g.add("Shape", timestamp), g.ints(-1, w.wide), axis=0)
         self.layers: list[tuple[str, str]] = []  # what each found, and its output

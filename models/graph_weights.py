@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from models.attention import MASKED, TargetAttention
+from models.graph import GraphBuilder
 from models.ranking_model import Scorer
 from models.reader import Reader
 
@@ -32,7 +33,6 @@ class GraphWeights:
         self.head = model.spec.width // model.spec.heads
         self.wide = model.spec.width + model.spec.heads
         self.tasks = len(model.spec.tasks)
-        self.embedding = as_array(model.embedding.weight)
         self.expectation = as_array(model.expectation)
         layers = model.layers
         self.key = np.array([as_array(layer.key.weight).T for layer in layers])
@@ -57,6 +57,10 @@ class GraphWeights:
         """(depth, 1, width)."""
         layers = cast("Sequence[TargetAttention]", self.model.layers)
         return np.array([as_array(layer.null_value)[None] for layer in layers])
+
+    def look_up(self, g: GraphBuilder, rows: str) -> str:
+        """Items' vectors, as nodes: rows (…) to (…, width)."""
+        return self.model.embedding.write(g, rows)
 
     def query(self, depth: int) -> tuple[Array, Array]:
         """Weight (width, width) and bias; scores come out divided by the root of the head size."""

@@ -173,7 +173,7 @@ class Marm(RankingModel):
         """
         B, T = items.shape
         block = max(self.spec.window, LEAST_BLOCK)
-        none = self.embedding.weight.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width)
+        none = self.expectation.new_zeros(B, 0, self.spec.hidden_depths, self.spec.width)
         wanted = torch.ones(T, dtype=torch.bool) if needed is None else needed.any(dim=0)
         parts = [none]
         for first in range(0, T, block):

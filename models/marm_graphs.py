@@ -96,8 +96,8 @@ def records_of(
     (batch, T, depth - 1, width), or None where no layer attends to records.
     """
     biases = _window_biases(w, g, times, timestamps)
-    start = g.add("Gather", g.floats(w.embedding), items)  # (batch, T, width)
-    known = g.add("Gather", g.floats(w.embedding), seen.items)  # (batch, R + T, width)
+    start = w.look_up(g, items)  # (batch, T, width)
+    known = w.look_up(g, seen.items)  # (batch, R + T, width)
     fed = Fed.of(w, g, g.add("Reshape", seen.items, g.ints(-1)), seen.feedback)
     cached = _by_depth(w, g, seen.records)
     stream, outputs = start, normalised(w, g, start)

@@ -108,7 +108,7 @@ class RankingModel(Scorer):
         needed: Tensor | None = None,
     ) -> Tensor:
         """Records of a whole timeline: (B, T, hidden depths, width)."""
-        return self.embedding.weight.new_zeros(*items.shape, 0, self.spec.width)
+        return self.expectation.new_zeros(*items.shape, 0, self.spec.width)
 
     def forward_found(
         self,

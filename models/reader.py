@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import MASKED, Layer, TargetAttention, gap_buckets
+from models.embeddings.kinds import item_table
 from models.gap_bias import gap_bias
 from models.spec import TIME_GAP_EDGES_S, Spec
 
@@ -37,7 +38,7 @@ class Reader(nn.Module):
         self.spec = spec
         self.items = items
         rows, tasks = items + spec.fallback_rows, len(spec.tasks)
-        self.embedding = nn.Embedding(rows, spec.width)
+        self.embedding = item_table(spec, items)
         layers = nn.ModuleList(self._layer(depth, dropout) for depth in range(spec.layers))
         self.layers = cast("Sequence[Layer]", layers)
         # What an item gets from anyone: the label's mean over the training events, per task.

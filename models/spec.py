@@ -9,6 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from models.embeddings.sizes import (
+    BANDED,
+    BANDS,
+    DEFAULT_COMPRESSION,
+    EMBEDDINGS,
+    mixed_widths,
+    nested_widths,
+)
 from models.family import FAMILIES, Family
 
 CACHE_DTYPES = ("float32", "float16", "int8")
@@ -31,6 +39,8 @@ OPTIONAL = {
     "summary": 0,
     "refresh_events": 0,
     "stage": "rank",
+    "compression": 0,
+    "embedding_widths": (),
 }
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
@@ -66,6 +76,9 @@ class Spec:
 
     The `stage` of most models is to rank. One for retrieval or pre-ranking keeps the shape of the
     ranking model whose records it reads, except for `window`: how many of them it reads.
+
+    An `embedding` other than full has `compression` times fewer numbers than that; those that go
+    by popularity say the widths of their bands; autodim without any is still to find them.
     """
 
     family: str = "marm"
@@ -84,6 +97,8 @@ class Spec:
     summary: int = 0
     refresh_events: int = 0
     stage: str = "rank"
+    compression: int = 0
+    embedding_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -91,8 +106,9 @@ class Spec:
         if self.cache_dtype not in CACHE_DTYPES:
             known = ", ".join(CACHE_DTYPES)
             raise SpecError(f"cache dtype must be one of {known}, not {self.cache_dtype!r}")
-        if self.embedding != "full":
-            raise SpecError(f"embedding must be full, not {self.embedding!r}")
+        if self.embedding not in EMBEDDINGS:
+            known = ", ".join(EMBEDDINGS)
+            raise SpecError(f"embedding must be one of {known}, not {self.embedding!r}")
         for name, least, most in (
             ("depth", 0, 32),
             ("window", 1, 10_000),
@@ -103,6 +119,7 @@ class Spec:
             ("search", 0, 10_000),
             ("summary", 0, 4_096),
             ("refresh_events", 0, self.window),
+            ("compression", 0, 4_096),
         ):
             value = getattr(self, name)
             if type(value) is not int:
@@ -112,6 +129,7 @@ class Spec:
         if self.depth > (most := self.kind.most_depth):
             raise SpecError(f"depth must be at most {most} in the family {self.family}")
         self._settle_summary()
+        self._settle_embedding()
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by {self.heads} heads")
         self._check_search()
@@ -133,6 +151,29 @@ class Spec:
             object.__setattr__(self, name, getattr(self, name) or usual)
         if self.history < self.window:
             raise SpecError(f"history {self.history} is less than the window of {self.window}")
+
+    def _settle_embedding(self) -> None:
+        """Fills in what nobody said of the item table, and refuses what goes with another."""
+        if self.embedding == "full" and self.compression:
+            raise SpecError("compression goes with another embedding than full")
+        if self.embedding != "full" and not self.compression:
+            object.__setattr__(self, "compression", DEFAULT_COMPRESSION)
+        if self.embedding not in BANDED:
+            if self.embedding_widths:
+                raise SpecError(f"the embedding {self.embedding} has no widths of its own")
+            return
+        if not self.embedding_widths and self.embedding == "autodim":
+            return  # training finds them
+        if not self.embedding_widths:
+            usual = nested_widths if self.embedding == "autoemb" else mixed_widths
+            object.__setattr__(self, "embedding_widths", usual(self.width, self.compression))
+        if len(self.embedding_widths) != len(BANDS) or not all(
+            type(each) is int and 1 <= each <= self.width for each in self.embedding_widths
+        ):
+            raise SpecError(
+                f"embedding widths must be {len(BANDS)} whole numbers from 1 to {self.width}, "
+                f"not {self.embedding_widths}"
+            )
 
     def _check_search(self) -> None:
         if self.search_by not in SEARCHES:
@@ -271,8 +312,9 @@ class Spec:
         return self.width + 1 if self.family == "vista" else self.summary
 
     def to_dict(self) -> dict[str, Any]:
-        values = {**dataclasses.asdict(self), "tasks": list(self.tasks)}
-        return {n: value for n, value in values.items() if OPTIONAL.get(n, ...) != value}
+        values = dataclasses.asdict(self)
+        told = {n: value for n, value in values.items() if OPTIONAL.get(n, ...) != value}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in told.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -282,4 +324,8 @@ class Spec:
             raise SpecError(
                 f"spec fields do not fit this version of Marmot: {', '.join(sorted(odd))}"
             )
-        return cls(**{**values, "tasks": tuple(values["tasks"])})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)

@@ -102,7 +102,7 @@ def run_stage_course(
 def as_known(table: EventTable, vocabulary: Vocabulary) -> EventTable:
     """The same events with the ranking model's rows; items it has not met are on shared ones."""
     rows = vocabulary.rows(table.item_ids)[table.items]
-    return dataclasses.replace(table, item_ids=vocabulary.ids, items=rows)
+    return dataclasses.replace(table, item_ids=list(vocabulary.ids), items=rows)
 
 
 class NotAdded(ValueError):

@@ -63,7 +63,7 @@ def start_retrieval(ranker: RankingModel, spec: Spec, generator: torch.Generator
             model.from_found[depth, :, :-1] = torch.diag(ranker.match[depth, :, 0])
             model.from_found[depth, :, -1] = ranker.lean[depth, :, 0]
             model.from_output[depth, :, -1] = ranker.heads[depth, :, 0]
-        model.table[:, :-1] = ranker.embedding.weight[: ranker.items]
+        model.table[:, :-1] = ranker.embedding(torch.arange(ranker.items))
         model.table[:, -1] = ranker.item_bias.weight[: ranker.items, 0]
     return model
 
@@ -82,7 +82,7 @@ def start_prerank(ranker: RankingModel, spec: Spec) -> Prerank:
 
 
 def _copy_history_side(model: Retrieval | Prerank, ranker: RankingModel) -> None:
-    model.embedding.weight.copy_(ranker.embedding.weight)
+    model.embedding.load_state_dict(ranker.embedding.state_dict())
     model.embedding.requires_grad_(requires_grad=False)
     model.expectation.copy_(ranker.expectation)
     for own, theirs in zip(model.layers, ranker.layers[-len(model.layers) :], strict=True):

@@ -45,10 +45,14 @@ def start(model: RankingModel, table: EventTable, seed: int) -> None:
         model.expectation.copy_(torch.from_numpy(expectation))
         model.item_bias.weight.copy_(torch.from_numpy(np.log(expectation / (1 - expectation))))
         # The other half tells items apart where factors do not: order and identity need it.
-        model.embedding.weight.normal_(0, IDENTITY_SCALE, generator=generator)
+        wanted = torch.empty(model.embedding.rows, model.embedding.width)
+        wanted.normal_(0, IDENTITY_SCALE, generator=generator)
         n_items, n_factors = factors.shape
-        model.embedding.weight[:, :n_factors] = 0
-        model.embedding.weight[:n_items, :n_factors] = torch.from_numpy(factors).float()
+        wanted[:, :n_factors] = 0
+        wanted[:n_items, :n_factors] = torch.from_numpy(factors).float()
+        model.embedding.settle(table.users, table.items, table.labels[:, 0] == 1)
+        met = np.bincount(table.items, minlength=len(wanted)) + 1.0
+        model.embedding.fit(wanted, torch.from_numpy(met).float())
         _match_by_factors(model, n_factors)
         model.begin(n_factors, generator)
 

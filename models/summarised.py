@@ -156,7 +156,7 @@ class Summarised(Stca):
         n, spec = len(items), self.spec
         covered = n // spec.refresh_events * spec.refresh_events
         before, gaps = _links(items[None], timestamps[None])
-        state = self.embedding.weight.new_zeros(1, spec.summary_rows, spec.width + 1)
+        state = self.expectation.new_zeros(1, spec.summary_rows, spec.width + 1)
         tokens = self.dispatch.tokens(state)
         for start in range(0, covered, STRETCH):
             span = slice(start, min(start + STRETCH, covered))
@@ -215,7 +215,7 @@ class Summarised(Stca):
         tasks = len(spec.tasks)
         asked = _Asked.of(visible, asked_at, asked_at < NEVER_S)
         if asked is None:
-            return self.embedding.weight.new_zeros(*targets.shape, tasks), None
+            return self.expectation.new_zeros(*targets.shape, tasks), None
         steps = asked.visible // spec.refresh_events
         sums = self._sums(items, timestamps, feedback, int(steps.max()))
         asked.tokens = self.dispatch.tokens(sums[asked.rows, steps])
@@ -292,7 +292,7 @@ class Summarised(Stca):
         """
         some = asked.covered > 1
         if not some.any():
-            return self.embedding.weight.new_zeros(())
+            return self.expectation.new_zeros(())
         tokens, rows = asked.tokens[some], asked.rows[some][:, None]
         share = torch.rand(len(tokens), REMEMBERED, device=items.device)
         places = 1 + (share * (asked.covered[some] - 1)[:, None]).long()

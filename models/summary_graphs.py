@@ -76,10 +76,11 @@ def _taken_in(
     """`Intake`: keys and values (batch, events, width)."""
     model = cast("Summarised", w.model)
     intake = model.intake
-    known = g.add("Gather", g.floats(w.embedding), items)
-    # The row before the first is that of nothing.
-    table = np.concatenate([as_array(model.nothing)[None], w.embedding])
-    earlier = g.add("Gather", g.floats(table), g.add("Add", before, g.constant(1, "int64")))
+    known = w.look_up(g, items)
+    zero = g.constant(0, "int64")
+    is_first = g.add("Unsqueeze", g.add("Less", before, zero), g.ints(-1))
+    earlier = w.look_up(g, g.add("Max", before, zero))
+    earlier = g.add("Where", is_first, g.floats(as_array(model.nothing)), earlier)
     label = g.add("Cast", feedback, to=onnx.TensorProto.FLOAT)
     missed = g.add("Sub", label, g.add("Gather", g.floats(w.expectation), items))
     is_unknown = g.add("Less", label, g.floats(0.0))

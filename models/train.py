@@ -92,10 +92,12 @@ def train(
     (items,) int64.
     """
     kind = kind or MODELS[spec.family]
-    return _Trainer(table, spec, recipe or Recipe(), seed, kind, categories).run(on_step)
+    return Trainer(table, spec, recipe or Recipe(), seed, kind, categories).run(on_step)
 
 
-class _Trainer:
+class Trainer:
+    """One training: its batches, its model, and the steps between them."""
+
     def __init__(
         self,
         table: EventTable,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 from cache.timeline import Timeline
-from models.bundle import Vocabulary
+from models.vocabulary import TextColumn, Vocabulary
 from service.ids import Ids
 from service.job import Array
 
@@ -85,13 +85,11 @@ class Lexicon:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._rows: dict[int | str, int] = {}
-        for row, item_id in enumerate(vocabulary.ids):
-            self._rows[item_id] = row
-            number = _as_number(item_id)
-            if number is not None:
-                self._rows[number] = row
-        self._row_of_number = _table(self._rows)
+        ids = vocabulary.ids
+        numbers = np.fromiter(map(_table_number, ids), np.int64, len(ids))
+        self._row_of_number = _table(numbers)
+        # A dictionary of millions would take more memory than the model.
+        self._rows = _AnyId(vocabulary) if isinstance(ids, TextColumn) else _both(ids)
 
     def look_up(self, ids: Sequence[int | str]) -> Candidates:
         """The candidates, in the same order."""
@@ -129,15 +127,50 @@ class Lexicon:
         return Candidates(kept, rows, list(unknown))
 
 
-def _table(rows: Mapping[int | str, int]) -> Array:
-    """Rows by number, -1 where there is none; empty if the numbers lie too far apart."""
-    numbers = [number for number in rows if isinstance(number, int) and number >= 0]
-    most = max(numbers, default=0)
-    if not numbers or most > TABLE_SPREAD * len(numbers) + TABLE_SPREAD:
+class _AnyId:
+    """Rows of ids of either type, without a dictionary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._find = vocabulary.find
+
+    def __getitem__(self, item_id: int | str) -> int:
+        if (row := self._find(str(item_id))) is None:
+            raise KeyError(item_id)
+        return row
+
+    def get(self, item_id: int | str, missing: int) -> int:
+        row = self._find(str(item_id))
+        return missing if row is None else row
+
+
+def _both(ids: Sequence[str]) -> dict[int | str, int]:
+    """Rows of ids as text and, where they are written like numbers, as numbers."""
+    rows: dict[int | str, int] = {}
+    for row, item_id in enumerate(ids):
+        rows[item_id] = row
+        number = _as_number(item_id)
+        if number is not None:
+            rows[number] = row
+    return rows
+
+
+def _table(numbers: Array) -> Array:
+    """Rows by number, -1 where there is none; empty if the numbers lie too far apart.
+
+    `numbers` (rows,) int64 are the ids', -1 for those that are none or that no table holds.
+    """
+    rows = np.flatnonzero(numbers >= 0)
+    most = int(numbers.max(initial=0))
+    if not len(rows) or most > TABLE_SPREAD * len(rows) + TABLE_SPREAD:
         return np.zeros(0, np.int64)
     table = np.full(most + 1, -1, np.int64)
-    table[numbers] = [rows[number] for number in numbers]
+    table[numbers[rows]] = rows
     return table
+
+
+def _table_number(item_id: str) -> int:
+    number = _as_number(item_id)
+    return number if number is not None and 0 <= number < 2**63 else -1
 
 
 def _as_number(item_id: str) -> int | None:

@@ -33,6 +33,13 @@ SPECS: dict[str, dict[str, Any]] = {
     "stca": {"family": "stca", "depth": 2, "window": 5, "time_gap": False},
     "din": {"family": "din", "depth": 1, "window": 5},
     "full": {"family": "full", "depth": 3, "window": 4},
+    "hash": {"depth": 2, "window": 4, "embedding": "hash", "compression": 2},
+    "qr": {"depth": 2, "window": 3, "embedding": "qr", "compression": 2},
+    "robe": {"depth": 2, "window": 4, "embedding": "robe"},
+    "lma, int8": {"depth": 2, "window": 4, "embedding": "lma", "cache_dtype": "int8"},
+    "mixed": {"depth": 2, "window": 3, "embedding": "mixed", "compression": 4},
+    "autodim": {"depth": 2, "window": 3, "embedding": "autodim", "embedding_widths": (8, 4, 2, 1)},
+    "autoemb": {"depth": 2, "window": 4, "embedding": "autoemb", "compression": 4},
     "vista": {"family": "vista", "depth": 2, "window": 6, "summary": 4, "refresh_events": 4},
     "elastic, int8": {
         "family": "elastic",
@@ -44,9 +51,11 @@ SPECS: dict[str, dict[str, Any]] = {
         "time_gap": False,
     },
 }
-#: Families that cache nothing ask the same of every store: timelines.
+#: Families that cache nothing ask the same of every store: timelines. Nor does a store know how
+#: items become vectors.
 FORGETFUL = ("stca", "din", "full")
-EVERYWHERE = [name for name in SPECS if name not in FORGETFUL]
+EMBEDDED = ("hash", "qr", "robe", "lma, int8", "mixed", "autodim", "autoemb")
+EVERYWHERE = [name for name in SPECS if name not in FORGETFUL + EMBEDDED]
 STORES = ("lmdb", "redis")
 
 

@@ -79,7 +79,7 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--family", "hstu"], "family must be one of marm, full, stca, din,"),
     (["--family", "dlrm"], "family must be one of marm, full, stca, din,"),
     (["--family", "din", "--depth", "2"], "depth must be at most 1 in the family din"),
-    (["--embedding", "hash"], "embedding must be full"),
+    (["--embedding", "nope"], "embedding must be one of full, qr"),
     (["--holdout", "1.5"], "--holdout"),
     (["--window", "0"], "--window"),
     (["--epochs", "0"], "--epochs"),

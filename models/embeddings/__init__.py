@@ -1,0 +1,1 @@
+"""How items become vectors: one room for each way."""
