@@ -57,13 +57,20 @@ class Glances:
     async def _made(self) -> Any:
         """A new connection. If its caller gives up waiting it is finished for the next one."""
         connection = self._connect()
-        making = self._making.start(asyncio.wait_for(connection.connect(), self._timeout_s))
+        making = self._making.start(self._connected(connection))
         try:
             await asyncio.shield(making)
         except asyncio.CancelledError:
             making.add_done_callback(lambda done: self._keep(connection, done))
             raise
         return connection
+
+    async def _connected(self, connection: Any) -> None:
+        try:
+            await asyncio.wait_for(connection.connect(), self._timeout_s)
+        except BaseException:
+            await connection.disconnect(nowait=True)  # half made, it would outlive the loop
+            raise
 
     def _keep(self, connection: Any, making: asyncio.Task[None]) -> None:
         if not making.cancelled() and making.exception() is None:
