@@ -119,9 +119,10 @@ async def _row(
 async def _call(app: Doorway, body: bytes) -> list[Message]:
     """One request as `service/wire.py` hands it over, nobody else being there."""
     said: list[Message] = []
+    sent = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return sent.pop() if sent else await asyncio.Future()  # this caller never hangs up
 
     async def send(message: Any) -> None:
         said.append(message)
