@@ -5,6 +5,7 @@ ServiceError                    exit code 1 on the command line
 ├── StartError                  the service cannot start: bundle, provider, port, store
 ├── NotMeasured                 an evaluation came to no figures
 ├── NotMoved                    a dump or a restore came to no end
+├── NotOurs                     a store has other events than this stream's (exit code 2)
 ├── StreamAway                  the stream of events did not answer, or could not take a write
 └── Problem                     an answer to an HTTP request, RFC 9457
     ├── NotInference        400 not a request of the Open Inference Protocol
@@ -58,6 +59,12 @@ class NotMeasured(ServiceError):
 
 class NotMoved(ServiceError):
     """A dump or a restore that came to no end."""
+
+
+class NotOurs(ServiceError):
+    """A store with other events than this stream's."""
+
+    exit_code = 2
 
 
 class StreamAway(ServiceError):

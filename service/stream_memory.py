@@ -20,7 +20,7 @@ from cache.snapshot import Snapshot
 from cache.timeline import UNKNOWN, Event, Mark, Timeline
 from models.spec import Spec
 from models.stream_memory import Coming, Known, Traffic
-from service.errors import ServiceError
+from service.errors import NotOurs
 from service.lineage import join_as
 
 Array = np.ndarray[Any, Any]
@@ -29,12 +29,6 @@ AT_ONCE = 64
 TIMEOUT_S = 30.0
 #: Bytes of an event's time and hash; ids and a label of each task come on top.
 EVENT_BYTES = 12
-
-
-class NotOurs(ServiceError):
-    """A store with other events than this stream's."""
-
-    exit_code = 2
 
 
 class StreamMemory:

@@ -20,14 +20,6 @@ from tests.servers import Command, RedisServer, running_redis
 Cli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def plain_tracebacks() -> None:
-    """As `marmot serve` shows them; structlog's own pictures of all variables take seconds."""
-    processors = structlog.get_config()["processors"][:-1]
-    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(processors=[*processors, plain])
-
-
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Shared by all tests: `FLUSHDB` is allowed, it is ours."""

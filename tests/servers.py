@@ -57,8 +57,11 @@ class Running:
         patience = {"store_fetch_ms": 20_000.0, "store_timeout_ms": 20_000.0}
         options = {"drain_s": 0.0, **patience, **options}
         # As the service has it: drawing the locals of every frame would take seconds.
-        shown = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        structlog.configure(processors=[shown])
+        if not structlog.is_configured():
+            drawn = structlog.dev.plain_traceback
+            structlog.configure(
+                processors=[structlog.dev.ConsoleRenderer(exception_formatter=drawn)]
+            )
         self._app = create_app(read_settings(**options))
         config = uvicorn.Config(
             self._app, loop="uvloop", http=Wire, ws="none", lifespan="on", log_config=None

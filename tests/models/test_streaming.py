@@ -28,6 +28,7 @@ from models.streaming import Streamer, StreamRecipe
 from service.marmot import run
 from service.stream_memory import NotOurs
 from tests.bundles import TINY, make_bundle, random_model
+from tests.servers import flush
 
 RECIPE = StreamRecipe(events_per_batch=32, warmup_steps=5)
 SPEC = Spec(**{**TINY, "tasks": ("like",), "depth": 2})
@@ -188,6 +189,7 @@ def test_what_the_store_has_is_what_the_model_made(
 
     stream(table, tmp_path / "lmdb", lineage="stream")
     url = redis_server.url
+    flush(url)
     stream(table, tmp_path / "redis", lineage="stream", cache=url)
     assert asyncio.run(rows(f"lmdb:{tmp_path}/lmdb/cache")) == asyncio.run(rows(url))
     assert load_bundle(folder / "bundle").lineage is None
