@@ -42,7 +42,7 @@ MODEL_STATES = ("loading", "warming", "ready", "failed")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-SETTLE_S = 0.02
+SETTLE_S = 0.005
 """How long counting may wait for company."""
 
 
