@@ -180,6 +180,8 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
             _prove_found(model, runs, asked, {**seen, **cached}, scores)
         if model.spec.search and not model.spec.finds_first:
             _prove_sought(runs, asked, {**seen, **cached}, scores)
+        if "projected" in runs:
+            _prove_projected(runs, asked, {**seen, **cached}, scores)
         if EXPLAIN in runs:
             explained, spread, rest = _run(runs[EXPLAIN], {**asked, **seen, **cached})
             _compare("explain.onnx", explained, scores, 0.0)
@@ -227,6 +229,18 @@ def _prove_sought(
         asks = {name: part[request, None] for name, part in asked.items()}
         ready = {"timestamps": events["timestamps"], **made}
         _compare("found.onnx", _run(runs["found"], {**asks, **ready})[0][0], scores[request], 0.0)
+
+
+def _prove_projected(
+    runs: Mapping[str, ort.InferenceSession], asked: Feed, shown: Feed, scores: Array
+) -> None:
+    """The same of keys and values that were made before."""
+    names = [port.name for port in runs["project"].get_outputs()]
+    ready = dict(zip(names, _run(runs["project"], shown), strict=True))
+    times = shown["timestamps"]
+    leading = ready["offsets"].shape[1] - times.shape[1]
+    ready["timestamps"] = np.pad(times, [(0, 0), (leading, 0)])
+    _compare("projected.onnx", _run(runs["projected"], {**asked, **ready})[0], scores, 0.0)
 
 
 def _prove_summary(

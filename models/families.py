@@ -11,6 +11,7 @@ from models import (
     found_graphs,
     full_graphs,
     marm_graphs,
+    projected_graphs,
     seek_graphs,
     stca_graphs,
     summary_graphs,
@@ -62,12 +63,32 @@ SEARCHING: Mapping[str, Mapping[str, Writer]] = {
 }
 
 
+#: What those write whose targets all attend to the same events.
+PROJECTING: Mapping[str, Writer] = {
+    "project": projected_graphs.project,
+    "projected": projected_graphs.projected,
+}
+PROJECTING_FAMILIES = ("marm", "sim")
+
+#: Larger item tables are not held twice more for users who come again.
+MOST_TABLE_BYTES = 256 << 20
+
+
+def _more(model: RankingModel) -> Mapping[str, Writer]:
+    """Writers of the graphs that not every model of a family has."""
+    spec = model.spec
+    if spec.search:
+        return SEARCHING[spec.search_by]
+    is_small = 4 * model.items * spec.width <= MOST_TABLE_BYTES
+    can_project = spec.family in PROJECTING_FAMILIES and spec.layers and spec.stage == "rank"
+    return PROJECTING if can_project and is_small else {}
+
+
 def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:
     """Every graph of a model's bundle, by name."""
-    found = SEARCHING[model.spec.search_by] if model.spec.search else {}
     return {
         name: write(GraphWeights(model), GraphBuilder()).build(f"{name}.onnx")
-        for name, write in {**WRITERS[model.spec.family], **found}.items()
+        for name, write in {**WRITERS[model.spec.family], **_more(model)}.items()
         # Without layers there is no attention to show, and with search no one window of events.
         if name != EXPLAIN or (model.spec.depth and not model.spec.search)
     }

@@ -31,6 +31,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 #: Graphs of those that search: keys and values of the events that are searched, and scores.
 FOUND = ("project", "found")
 
+#: Graphs of those that attend to one window: its keys and values, and scores. Not every bundle has
+#: them, because each holds the items' vectors once more.
+PROJECTED = ("project", "projected")
+
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
 OPTIONAL = {
     "history": 0,
@@ -257,9 +261,9 @@ class Spec:
 
     @property
     def ready_bytes(self) -> int:
-        """Keys and values of an event in all layers, where a search by attention keeps them."""
-        is_kept = self.search and not self.finds_first
-        return 8 * self.width * self.layers if is_kept else 0
+        """Keys and values of an event in all layers, as they are kept of users who come again."""
+        biases = 0 if self.search else self.heads
+        return 4 * (2 * self.width + biases) * self.layers
 
     @property
     def reach(self) -> int:

@@ -21,7 +21,7 @@ from models.answer_log import AnswerLogError, UserHash
 from service.answer_files import AnswerFiles, Entry
 from service.errors import LogAway, StartError, UsageError
 from service.logging import log
-from service.memory import Question
+from service.question import Question
 from service.settings import Settings
 
 WRITE_EVERY_S = 1.0

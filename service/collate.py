@@ -59,8 +59,8 @@ def split(
         if len(outputs[port.name]) < wanted:
             found = len(outputs[port.name])
             raise RuntimeError(f"{found} answers for {wanted} jobs. This is a bug.")
-    if buckets is None and len(jobs) == 1 and not first.rows:  # nothing was padded
-        return [{name: found[0] for name, found in outputs.items()}]
+    if buckets is None and len(jobs) == 1:  # nothing was padded
+        return [dict(outputs) if first.rows else {n: found[0] for n, found in outputs.items()}]
     if first.rows:
         rows = slice(0, first.rows)
         return [

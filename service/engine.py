@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,7 +45,10 @@ DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}
 
 
 class Engine:
-    """Runs a bundle's graphs; `submit` returns at once, `run` waits."""
+    """Runs a bundle's graphs; `submit` returns at once, `run` waits.
+
+    Those that not every bundle has are opened if they are here and named in `also`.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Engine:
         provider: str = "cpu",
         threads: int = 1,
         buckets: Buckets | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         self.bundle = bundle
         self.provider = provider
@@ -68,7 +72,7 @@ class Engine:
         self._sessions = {
             name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
             for name in self._outputs
-            if name in bundle.spec.graphs  # the others hold the items' vectors once more
+            if name in (*bundle.spec.graphs, *also)  # each holds the items' vectors once more
         }
         self._open = partial(_open_session, provider=provider, threads=threads)
         device = DEVICES.get(provider.lower(), "cpu")
@@ -84,6 +88,10 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self.bundle.name} on {self.provider}, {self.runs.total()} runs>"
+
+    def has(self, graph: str) -> bool:
+        """Whether the graph can be run."""
+        return graph in self._sessions
 
     def open(self, graph: str) -> None:
         """Makes a graph ready that was not opened at the start; takes its time once."""

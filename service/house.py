@@ -13,6 +13,7 @@ from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
+from models.spec import PROJECTED
 from service.admission import Admission
 from service.answer_log import AnswerLog, open_answer_log
 from service.auth import Guard
@@ -302,6 +303,7 @@ def make_model(
         provider=settings.provider,
         threads=threads,
         buckets=Buckets(bundle.spec.attends) if has_buckets else None,
+        also=PROJECTED if settings.near_mib and not has_buckets else (),
     )
     batcher = Batcher(
         engine,

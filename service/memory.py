@@ -18,15 +18,16 @@ from cache.layout import Layout
 from cache.snapshot import Snapshot
 from cache.timeline import Timeline
 from service.chores import Chores
-from service.errors import DeadlineExceeded, Problem
+from service.errors import Problem
 from service.events import history_events
 from service.features import History
 from service.job import Array, Lane
 from service.keeper import keep_rows
 from service.near import Near
+from service.projecting import project
+from service.question import Question
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
-from service.schemas import UserRequest
 from service.shelves import Slots
 from service.stale import Stale
 from service.summaries import Adding, Summaries, fed
@@ -39,7 +40,7 @@ TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-aw
 STALE, BEHIND = "stale-records", "summary-behind"
 
 #: Told the memory of a question on borrowed records, and the one on its own.
-OnStale = Callable[["Question", "Memory", "Memory"], Awaitable[None]]
+OnStale = Callable[[Question, "Memory", "Memory"], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Memory:
     #: What stands for the events before the newest ones, in the families that summarise.
     summary: dict[str, Array] | None = None
     unseen: int = 0
-    #: Keys and values of all events, where a search by attention has made them.
+    #: Keys and values of all events: made by a search by attention, and for who comes again.
     ready: dict[str, Array] | None = None
 
     @classmethod
@@ -121,45 +122,6 @@ class Known:
         return sum(array.nbytes for array in arrays) + EVENT_BYTES * events + self.ready_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request with everything that was left open filled in."""
-
-    request: UserRequest
-    user_id: str
-    timestamp: int
-    deadline: float
-    model: Model
-    timings: Timings
-    reads: int
-    """Newest events that are wanted with their records."""
-    events: int
-    """Newest events whose ids are wanted; no fewer."""
-
-    @property
-    def field(self) -> int:
-        """Newest events that can move the records that are wanted."""
-        spec = self.model.spec
-        return max(self.events, spec.receptive_field, self.reads + spec.cached_depths * spec.window)
-
-    def to(self, model: Model, *, deadline: float, timings: Timings) -> Question:
-        """The same to another model."""
-        reads = model.spec.reads
-        return replace(
-            self, model=model, deadline=deadline, timings=timings, reads=reads, events=reads
-        )
-
-    @property
-    def is_usual(self) -> bool:
-        """Whether it wants what ranking reads, and no more."""
-        return self.reads == self.events == self.model.spec.reads
-
-    def check_deadline(self) -> None:
-        """Work nobody waits for is not begun."""
-        if perf_counter() > self.deadline:
-            raise DeadlineExceeded
-
-
 class Memories:
     """Finds out about users; rows that had to be rebuilt are kept once the answer has gone."""
 
@@ -197,7 +159,7 @@ class Memories:
             if request.min_version is not None and snapshot.version < request.min_version:
                 snapshot = await self.fetch(question, question.events)
             if known is not None and snapshot is last:
-                return known.memory
+                return await self._met_again(question, key, known)
             if self._stale is not None and question.is_usual and not model.spec.summary:
                 older = partial(self._fetch_older, question)
                 if found := await self._stale.find(model, snapshot, older):
@@ -215,8 +177,19 @@ class Memories:
         else:
             memory = await self._remember_stored(question, snapshot, degraded)
         if snapshot.good_until_s and memory.state == "hit" and BEHIND not in degraded:
-            ready_bytes = memory.events * model.spec.ready_bytes
+            ready_bytes = memory.events * model.spec.ready_bytes if model.spec.search else 0
             self._near.put(key, Known(snapshot, memory, ready_bytes), self._clock())
+        return memory
+
+    async def _met_again(self, question: Question, key: tuple[str, str], known: Known) -> Memory:
+        """What is remembered of a user who was asked about before, from now on with projections."""
+        memory, spec = known.memory, question.model.spec
+        if memory.ready is None and question.model.projects and question.is_usual:
+            question.check_deadline()
+            events = {name: part[np.newaxis] for name, part in memory.feed.items()}
+            memory.ready = await project(events, question, {}, each=memory.events)
+            grown = Known(known.snapshot, memory, memory.events * spec.ready_bytes)
+            self._near.put(key, grown, self._clock())
         return memory
 
     async def _fetch_older(self, question: Question, layout: Layout) -> Snapshot:

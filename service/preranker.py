@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from service.job import Array, Job, Lane
-from service.memory import Memory, Question
+from service.memory import Memory
+from service.question import Question
 from service.reception import Reception
 from service.registry import Model
 from service.schemas import PrerankRequest

@@ -15,8 +15,9 @@ from service.caller import Caller
 from service.chores import Chores
 from service.features import Candidates
 from service.job import Array, Job, Lane, cost_of
-from service.memory import Memory, Question
+from service.memory import Memory
 from service.metrics import Metrics
+from service.question import Question
 from service.reception import Reception
 from service.registry import Model, Registry
 from service.schemas import RankRequest
@@ -155,6 +156,8 @@ class Ranker:
         asked = {"candidates": candidates, "timestamp": np.asarray(question.timestamp)}
         if memory.slots is not None:
             job = _found_job(question, memory.feed, asked, memory.slots, lane)
+        elif question.model.projects and memory.ready is not None:
+            job = _projected_job(question, memory.ready, asked, lane)
         elif (ready := await sought(question, memory)) is not None:
             job = _sought_job(question, ready, asked, lane)
         else:
@@ -181,6 +184,15 @@ def _job(question: Question, memory: Memory, asked: Mapping[str, Array], lane: L
     if spec.encodes:  # then every event asks as a candidate does
         sizes["events"] = records
     return Job("rank", {**asked, **known}, sizes, lane, question.deadline)
+
+
+def _projected_job(
+    question: Question, ready: Mapping[str, Array], asked: Mapping[str, Array], lane: Lane
+) -> Job:
+    """Candidates against keys and values that were made when the user came before."""
+    known = {name: part[0] for name, part in ready.items()}
+    sizes = {"candidates": len(asked["candidates"]), "records": len(known["timestamps"])}
+    return Job("projected", {**asked, **known}, sizes, lane, question.deadline)
 
 
 def _sought_job(

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from cache.base import Cache
 from service.chores import Chores
 from service.job import Array
-from service.memory import Memories, Memory, OnStale, Question
+from service.memory import Memories, Memory, OnStale
+from service.question import Question
 from service.registry import Model
 from service.schemas import UserRequest
 from service.searching import Searcher

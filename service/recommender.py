@@ -18,8 +18,9 @@ import numpy as np
 from service.caller import Caller
 from service.errors import DeadlineExceeded
 from service.job import Array
-from service.memory import Memory, Question, nothing_known
+from service.memory import Memory, nothing_known
 from service.preranker import Preranker
+from service.question import Question
 from service.ranker import Ranker
 from service.retriever import Found, Retriever
 from service.schemas import RecommendRequest

@@ -10,7 +10,7 @@ import xxhash
 
 from cache.base import Layout
 from models.bundle import Bundle
-from models.spec import Spec
+from models.spec import PROJECTED, Spec
 from service.admission import Admission
 from service.batcher import Batcher
 from service.engine import Engine
@@ -68,6 +68,8 @@ class Model:
     spec: Spec = field(init=False)
     version: str = field(init=False)
     fingerprint: str = field(init=False)
+    #: Whether it can keep keys and values of users who come again.
+    projects: bool = field(init=False)
     #: As it stands in every answer.
     name: dict[str, str] = field(init=False)
 
@@ -77,6 +79,7 @@ class Model:
         object.__setattr__(self, "spec", bundle.spec)
         object.__setattr__(self, "version", bundle.version)
         object.__setattr__(self, "fingerprint", bundle.fingerprint)
+        object.__setattr__(self, "projects", all(map(self.engine.has, PROJECTED)))
         object.__setattr__(self, "name", name)
 
     def __repr__(self) -> str:

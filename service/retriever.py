@@ -13,7 +13,8 @@ from models.additions import Additions
 from models.stage_index import IndexMissing, read_index
 from service.errors import StartError
 from service.job import Array, Job, Lane
-from service.memory import Memory, Question, nothing_known
+from service.memory import Memory, nothing_known
+from service.question import Question
 from service.reception import Reception
 from service.registry import Model
 from service.schemas import RetrieveRequest

@@ -25,6 +25,9 @@ from service.schemas import Activation
 from service.selftest import self_test, warm_up
 from service.shelf import Shelf
 
+LOAD_S = 60.0
+"""How long an activation waits for the version to be loaded where it is asked for."""
+
 TRIES = 20
 """How often a change is made anew when others change the rollout at the same time."""
 
@@ -112,10 +115,15 @@ class Rollouts:
         return self._described(label.version)
 
     async def activate(self, version: str, activation: Activation) -> dict[str, Any]:
-        """Gives a version its share, here before this returns: all, some users, or a shadow."""
+        """Gives a version its share, here before this returns: all, some users, or a shadow.
+
+        Whoever saw it ready elsewhere need not know that this process is still loading it.
+        """
         self._open_shelf()
         await self._caught_up()
         standing = self._standings.get(version)
+        if standing is not None and standing.task is not None:
+            await asyncio.wait([standing.task], timeout=LOAD_S)
         if standing is not None and standing.state != "ready":
             raise Conflict(f"version {version} is {standing.state} here; it must be ready")
         await self.change(lambda now: _activated(now, version, activation))

@@ -6,7 +6,7 @@ the rows of the events that were found, by position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
@@ -18,21 +18,19 @@ from cache.timeline import Timeline
 from service.chores import Chores
 from service.events import history_events
 from service.features import History
-from service.job import Array, Job, Lane
+from service.job import Array, Lane
 from service.keeper import keep_rows
 from service.library import Library
-from service.memory import AWAY, QUARANTINED, TRIMMED, Memories, Memory, Question, nothing_known
+from service.memory import AWAY, QUARANTINED, TRIMMED, Memories, Memory, nothing_known
 from service.near import Near
+from service.projecting import project
 from service.projections import Projections
+from service.question import Question
 from service.rebuild import Plan, rebuild
 from service.shelves import Slots
 
 MOST_OVERTAKEN = 5
 """Times that a user may be written between the two reads before a request goes on without."""
-
-
-EVENT_COST = 60
-"""What keys and values of an event cost, in query-key pairs."""
 
 SHORT = 1_000
 """Events that are read within the time a request waits for the store; more get more of it."""
@@ -157,8 +155,7 @@ class Searcher:
         if new:
             question.check_deadline()
             events = {name: part[new] for name, part in events.items()}
-            cost = EVENT_COST * question.model.spec.search
-            ready = await project(events, question, {}, cost)
+            ready = await project(events, question, {}, each=question.model.spec.search)
             projections.put([missing[place] for place in new], events, ready)
         key, now_s = (question.model.fingerprint, question.user_id), self._clock()
         if self._near.get(key, now_s) is library:  # it has grown
@@ -203,15 +200,3 @@ class Searcher:
         finally:
             question.timings.cache += perf_counter() - began
         library.take(chunks, stored)
-
-
-async def project(
-    events: Mapping[str, Array], question: Question, sizes: Mapping[str, int], cost: int
-) -> dict[str, Array]:
-    """What the graph `found` reads of events (rows, …); a row costs so many query-key pairs."""
-    batcher, rows = question.model.batcher, len(events["items"])
-    job = Job("project", events, sizes, Lane.RANK, question.deadline, rows=rows, cost=cost)
-    outputs = await batcher.submit(job)
-    question.timings.queue += job.queue_s
-    question.timings.run += job.run_s
-    return {"timestamps": events["timestamps"], **outputs}

@@ -6,8 +6,9 @@ import numpy as np
 
 from service.collate import NEVER
 from service.job import Array
-from service.memory import Memory, Question
-from service.searching import EVENT_COST, project
+from service.memory import Memory
+from service.projecting import project
+from service.question import Question
 
 
 async def sought(question: Question, memory: Memory) -> dict[str, Array] | None:
@@ -22,8 +23,7 @@ async def sought(question: Question, memory: Memory) -> dict[str, Array] | None:
         known, events = memory.newest(spec.attends)
         question.check_deadline()
         rows = {name: _with_one_more(name, part)[None] for name, part in known.items()}
-        sizes = {"records": events + 1}
-        memory.ready = await project(rows, question, sizes, cost=events * EVENT_COST)
+        memory.ready = await project(rows, question, {"records": events + 1}, each=events)
     return memory.ready
 
 

@@ -261,6 +261,14 @@ def test_a_broken_bundle_harms_nobody(
     assert running.client.post("/v1/models", json={"bundle": "two"}).status_code == 422
 
 
+def test_an_activation_waits_for_what_loads(start: Callable[..., Running]) -> None:
+    """Who was told by one worker that a version is ready may ask another that is not so far."""
+    running = start()
+    assert running.client.post("/v1/models", json={"bundle": "two"}).status_code == 202
+    activate(running, "v2")
+    assert ask(running, "u")["model"]["version"] == "v2"
+
+
 def test_a_bundle_that_needs_more_events_than_are_kept(start: Callable[..., Running]) -> None:
     """It is refused: its records could not be built exactly."""
     found = load(start(), "long", "v4", "failed")

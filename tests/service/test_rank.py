@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -58,6 +59,38 @@ def test_a_hit_runs_the_rank_graph_alone(running: Any) -> None:
     assert answer["cache"]["state"] == "hit"
     assert after.pop("rank") == before.pop("rank") + 1
     assert after == before
+
+
+def test_who_comes_again_meets_projections(running: Any) -> None:
+    """Keys and values are made once, until the next event; the scores stay the same."""
+    for event in events_of("u", 12):
+        running.post(event)
+
+    def asked() -> tuple[np.ndarray, dict[str, int]]:
+        before = Counter(running.runs)
+        answer = running.rank("u", ITEMS, timestamp=NOW)
+        assert answer["cache"]["state"] == "hit"
+        return likes(answer), dict(Counter(running.runs) - before)
+
+    first, again, later = asked(), asked(), asked()
+    assert [runs for _, runs in (first, again, later)] == [
+        {"rank": 1}, {"project": 1, "projected": 1}, {"projected": 1},
+    ]  # fmt: skip
+    for scores, _ in (again, later):
+        assert np.abs(scores - first[0]).max() <= COMPANY
+    running.post(events_of("u", 13)[-1])
+    assert asked()[1] == {"rank": 1}
+
+
+def test_without_a_near_tier_nothing_is_projected(serve: Any) -> None:
+    """Nor are the graphs for it held in memory."""
+    running = serve(near_mib=0)
+    running.post(*events_of("u", 3))
+    for _ in range(3):
+        running.rank("u", ITEMS, timestamp=NOW)
+    assert running.runs["rank"] >= 3
+    assert "projected" not in running.runs
+    assert not running.house.registry.active.engine.has("projected")
 
 
 def test_cached_equals_full(running: Any, span: int) -> None:
