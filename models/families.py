@@ -63,12 +63,11 @@ SEARCHING: Mapping[str, Mapping[str, Writer]] = {
 }
 
 
-#: What those write whose targets all attend to the same events.
+#: What marm writes besides where it does not search.
 PROJECTING: Mapping[str, Writer] = {
     "project": projected_graphs.project,
     "projected": projected_graphs.projected,
 }
-PROJECTING_FAMILIES = ("marm", "sim")
 
 #: Larger item tables are not held twice more for users who come again.
 MOST_TABLE_BYTES = 256 << 20
@@ -80,7 +79,7 @@ def _more(model: RankingModel) -> Mapping[str, Writer]:
     if spec.search:
         return SEARCHING[spec.search_by]
     is_small = 4 * model.items * spec.width <= MOST_TABLE_BYTES
-    can_project = spec.family in PROJECTING_FAMILIES and spec.layers and spec.stage == "rank"
+    can_project = spec.family == "marm" and spec.layers and spec.stage == "rank"
     return PROJECTING if can_project and is_small else {}
 
 

@@ -185,11 +185,17 @@ def test_the_rank_graph_has_no_history_to_history_attention(depth: int, dtype: s
 
 
 def test_attention_steps_are_counted() -> None:
-    """One attention per layer where candidates are scored, one per cached depth in the others."""
+    """One for each layer where candidates are scored, for each cached depth where records are made.
+
+    Keys and values are made without any.
+    """
     spec = Spec(depth=3, window=5, width=8, heads=2, fallback_rows=2)
+    steps = dict.fromkeys(("rank", "explain", "projected"), spec.depth)
+    steps |= dict.fromkeys(("append", "encode"), spec.cached_depths) | {"project": 0}
     for name, (proto, _) in build_graphs(model_of(spec)).items():
         found = [node for node in proto.graph.node if node.op_type == "Attention"]
-        assert len(found) == (spec.depth if name in {"rank", "explain"} else spec.cached_depths)
+        assert len(found) == steps.pop(name)
+    assert not steps
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
