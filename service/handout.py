@@ -18,7 +18,7 @@ from service.chores import Chores
 from service.errors import NoSummary, StoreAway, UsageError
 from service.job import Array, Lane
 from service.registry import Model
-from service.summaries import Adding, Summaries, refresh, standing
+from service.summaries import Adding, Moved, Summaries, behind, refresh, standing
 from service.timings import Timings
 
 PART_USERS = 4_096
@@ -57,7 +57,10 @@ class Handout:
         try:
             snapshot = await self._cache.fetch(user_id, limit=spec.reads, layout=model.layout)
             adding = Adding(model, Lane.EVENT, timings.deadline, timings)
-            found = await self._summaries.find(adding, snapshot, None)
+            try:
+                found = await self._summaries.find(adding, snapshot, None)
+            except Moved:
+                found = behind(standing(snapshot, spec, None))
         except (CacheUnavailable, CacheMismatch) as error:
             raise StoreAway("The store is not reachable") from error
         finally:

@@ -30,11 +30,14 @@ from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
 from service.shelves import Slots
 from service.stale import Stale
-from service.summaries import Adding, Summaries, fed
+from service.summaries import Adding, Found, Moved, Summaries, behind, fed, standing
 from service.timings import Timings
 
 EVENT_BYTES = 150
 """About what an event takes in memory apart from its row: its id, mostly."""
+
+MOST_OVERTAKEN = 5
+"""Times that a user may be written between two reads; then a request goes on without the second."""
 
 TRIMMED, QUARANTINED, AWAY = "history-trimmed", "history-quarantined", "cache-away"
 STALE, BEHIND = "stale-records", "summary-behind"
@@ -309,12 +312,15 @@ class Memories:
         self, question: Question, snapshot: Snapshot, degraded: list[str]
     ) -> Memory:
         """The newest window of events, and the summary of those before."""
-        model, head = question.model, snapshot.stored.head
+        model = question.model
         adding = Adding(model, Lane.RANK, question.deadline, question.timings)
         try:
-            found = await self._summaries.find(adding, snapshot, question.timestamp)
+            found, snapshot = await self._find_summary(question, adding, snapshot)
         except (CacheUnavailable, CacheMismatch):
             return nothing_known(model, "away", [AWAY])
+        if not snapshot.version:
+            return nothing_known(model, "cold", degraded)
+        head = snapshot.stored.head
         if snapshot.trimmed or (head is not None and head.count > model.spec.history):
             degraded.append(TRIMMED)
         if not found.is_exact:
@@ -333,6 +339,21 @@ class Memories:
             summary=fed(model.spec, found.summary.row if found.summary else None, found.covered),
             unseen=found.unseen,
         )
+
+    async def _find_summary(
+        self, question: Question, adding: Adding, snapshot: Snapshot
+    ) -> tuple[Found, Snapshot]:
+        """The summary, and the snapshot it goes with: who is overtaken by a writer looks again.
+
+        The writer may be a chore of ours, which keeps what the request before has made.
+        """
+        for _ in range(MOST_OVERTAKEN):
+            try:
+                return await self._summaries.find(adding, snapshot, question.timestamp), snapshot
+            except Moved:
+                question.check_deadline()
+                snapshot = await self.fetch(question, question.events)
+        return behind(standing(snapshot, question.model.spec, question.timestamp)), snapshot
 
     async def _remember_inline(self, question: Question) -> Memory:
         model = question.model

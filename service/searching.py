@@ -21,16 +21,21 @@ from service.features import History
 from service.job import Array, Lane
 from service.keeper import keep_rows
 from service.library import Library
-from service.memory import AWAY, QUARANTINED, TRIMMED, Memories, Memory, nothing_known
+from service.memory import (
+    AWAY,
+    MOST_OVERTAKEN,
+    QUARANTINED,
+    TRIMMED,
+    Memories,
+    Memory,
+    nothing_known,
+)
 from service.near import Near
 from service.projecting import project
 from service.projections import Projections
 from service.question import Question
 from service.rebuild import Plan, rebuild
 from service.shelves import Slots
-
-MOST_OVERTAKEN = 5
-"""Times that a user may be written between the two reads before a request goes on without."""
 
 SHORT = 1_000
 """Events that are read within the time a request waits for the store; more get more of it."""

@@ -192,6 +192,15 @@ class Found:
         return self.summary.covers if self.summary else 0
 
 
+def behind(stands: Standing) -> Found:
+    """What is stored, however much of the timeline it has not seen."""
+    return Found(stands.summary, stands.unseen, 0, is_exact=stands.is_exact)
+
+
+class Moved(Exception):
+    """The user was written while the timeline was walked."""
+
+
 class Summaries:
     """Finds the summary that goes with a request, and makes it anew where that takes little."""
 
@@ -204,7 +213,10 @@ class Summaries:
         self._refresh_s = refresh_s
 
     async def find(self, adding: Adding, snapshot: Snapshot, upto: int | None) -> Found:
-        """The summary as of a moment; one that is behind, where a chore has to bring it up."""
+        """The summary as of a moment; one that is behind, where a chore has to bring it up.
+
+        Raises `Moved` if the user was written meanwhile.
+        """
         model, user_id = adding.model, snapshot.user_id
         stands = standing(snapshot, model.spec, upto)
         stored = stands.summary
@@ -220,21 +232,14 @@ class Summaries:
                 ("summary", model.fingerprint, user_id), refresh(self._cache, model, user_id)
             )
         elif not is_young:
-            try:
-                summary, unseen = await _walked(adding, self._cache, snapshot, stored, upto)
-            except _Moved:
-                return Found(stored, stands.unseen, 0, is_exact=False)
+            summary, unseen = await _walked(adding, self._cache, snapshot, stored, upto)
             known = snapshot.summary
             if summary and (known is None or summary.covers >= known.covers):
                 key = (model.fingerprint, user_id)
                 self._chores.start(key, _keep(self._cache, snapshot, summary))
             took_in = (summary.covers if summary else 0) - stands.covered
             return Found(summary, unseen, took_in, is_exact=True)
-        return Found(stored, stands.unseen, 0, is_exact=False)
-
-
-class _Moved(Exception):
-    """The user was written while the timeline was walked."""
+        return behind(stands)
 
 
 async def _page(
@@ -242,13 +247,13 @@ async def _page(
 ) -> Stretch:
     """Events from a summary's last one on, or from the first: a whole step, or all that there are.
 
-    Raises `_Moved` if they are not of the snapshot's version.
+    Raises `Moved` if they are not of the snapshot's version.
     """
     start, limit = summary.last if summary else b"", PAGE
     while True:
         page = await cache.read_on(snapshot.user_id, start=start, limit=limit)
         if page.version != snapshot.version:
-            raise _Moved
+            raise Moved
         if page.is_end or len(page.timeline) > adding.step:
             return page
         limit *= 2
@@ -289,7 +294,7 @@ async def refresh(cache: Cache, model: Model, user_id: str) -> None:
         try:
             if await _turn_page(adding, cache, user_id):
                 return
-        except (StaleVersion, _Moved, Overloaded):
+        except (StaleVersion, Moved, Overloaded):
             failures += 1
             await asyncio.sleep(PAUSE_S * random.random())  # noqa: S311
         except (CacheUnavailable, CacheMismatch, EngineFailed):
