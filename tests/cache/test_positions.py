@@ -39,7 +39,9 @@ async def post(cache: Any, events: list[Event], *, limit: int, with_rows: bool =
         valid = change.valid.copy()
         exact = 0 if found.complete else SPAN
         valid[exact:] = True
-        change = change.with_rows(true_rows(change.timeline), valid)
+        rows = true_rows(change.timeline)
+        rows[:exact] = change.rows[:exact]  # what they depend on was not read
+        change = change.with_rows(rows, valid)
     await cache.append(change)
 
 
