@@ -15,9 +15,11 @@ from tests.ports import free_port
 from tests.servers import RedisServer
 
 SLOTS = 16384
-STEADY_MS = 5_000
-"""How long a server is silent before the others call it dead, where nothing is to fail: a crowded
-machine keeps all of them waiting now and then."""
+BRISK_MS = 5_000
+"""How long a server is silent before the others call it dead, while they find each other: the
+longer, the slower they are at it."""
+STEADY_MS = 60_000
+"""From then on: nobody is to fail, and a crowded machine keeps all of them waiting now and then."""
 
 
 def _until(condition: Callable[[], Any], within_s: float = 90.0) -> Any:
@@ -87,7 +89,7 @@ def running_cluster(folder: Path, replicas: int = 1) -> Iterator[RedisCluster]:
             buses.append(free_port())
             server = RedisServer(
                 home, "--cluster-enabled", "yes", "--cluster-port", str(buses[-1]),
-                "--cluster-node-timeout", str(STEADY_MS), "--repl-diskless-sync-delay", "0",
+                "--cluster-node-timeout", str(BRISK_MS), "--repl-diskless-sync-delay", "0",
                 "--cluster-replica-validity-factor", "0", "--repl-ping-replica-period", "1",
             )  # fmt: skip
             server.start()
@@ -109,6 +111,7 @@ def running_cluster(folder: Path, replicas: int = 1) -> Iterator[RedisCluster]:
                 primary = names[servers[place % 3].port]
                 ask(server, "CLUSTER", "REPLICATE", primary)
         _until(lambda: all(_is_settled(server, replicas) for server in servers))
+        cluster.take_over_after(STEADY_MS)
         yield cluster
 
 
