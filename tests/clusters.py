@@ -186,6 +186,6 @@ def running_sentinel(folder: Path, replicas: int = 1) -> Iterator[RedisSentinel]
 
 
 def _sees_all(watcher: RedisServer, replicas: int) -> bool:
-    with Redis(port=watcher.port, protocol=2, decode_responses=True) as client:
+    with Redis(port=watcher.port, protocol=2, decode_responses=True, socket_timeout=60) as client:
         state = client.sentinel_master("marmot")
         return state["num-slaves"] == replicas and state["num-other-sentinels"] == 2

@@ -24,7 +24,7 @@ EVENTS = 40
 
 @pytest.fixture
 def client(own_redis: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(own_redis.url, protocol=2) as found:
+    with Redis.from_url(own_redis.url, protocol=2, socket_timeout=60) as found:
         yield found
 
 

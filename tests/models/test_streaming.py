@@ -173,7 +173,7 @@ def test_what_the_store_has_is_what_the_model_made(
     seen = table.take(~table.is_held_out(0.1))
 
     async def rows(url: str) -> dict[str, Any]:
-        cache = await open_cache(url)
+        cache = await open_cache(url, timeout_s=20.0)
         found = {}
         try:
             note = json.loads(await cache.note("lineages"))
