@@ -210,3 +210,21 @@ async def test_events_wait_for_replicas(store: RedisStore) -> None:
     await careful.append(rows)  # can be computed again: nobody waits
     for opened in (cache, careful):
         await opened.close()
+
+
+async def test_a_connection_closed_under_a_write_is_away(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop has a word of its own for it; whoever asks next is answered over another one."""
+    cache = store.open()
+    await cache.ping()
+    (line,) = cache._link._client.connection_pool._available_connections  # type: ignore[attr-defined]
+
+    def closed_meanwhile(_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    monkeypatch.setattr(line._writer, "writelines", closed_meanwhile)
+    with pytest.raises(CacheUnavailable, match="handler is closed"):
+        await cache.fetch("u", limit=1)
+    assert (await cache.fetch("u", limit=1)).version == 0
+    await cache.close()
