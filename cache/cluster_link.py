@@ -22,6 +22,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisAway
 
+from cache.closed_line import as_away
 from cache.raw import Seal
 from cache.redis_glance import Glances
 from cache.redis_link import Command, checked
@@ -148,4 +149,6 @@ class ClusterLink:
         except asyncio.CancelledError:
             self._suspect = node.name
             raise
+        except RuntimeError as error:
+            raise as_away(error) from error
         return [command.result for command in sent]

@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisAway
 
+from cache.closed_line import as_away
 from cache.keys import RedisKeys
 from cache.patience import Patience
 from cache.raw import Seal
@@ -82,9 +83,11 @@ class Glances:
             await connection.send_packed_command(packed, check_health=False)
             found = await connection.read_response()
             is_there = await connection.read_response()
-        except BaseException:
+        except BaseException as error:
             # Cancelled or broken in the middle: its reply must not reach the next caller.
             await connection.disconnect(nowait=True)
+            if isinstance(error, RuntimeError):
+                raise as_away(error) from error
             raise
         self._free.append(connection)
         return bool(found == version and is_there)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from cache.closed_line import as_away
 from cache.raw import Seal
 from cache.redis_glance import Glances
 
@@ -66,12 +67,15 @@ class RedisLink:
 
     async def send(self, key: bytes, *commands: Command, may_be_old: bool = False) -> list[Any]:
         client = self._replicas if may_be_old and self._replicas else self._client
-        if len(commands) == 1:
-            return [await client.execute_command(*commands[0])]
-        async with client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return checked(await pipe.execute(raise_on_error=False))
+        try:
+            if len(commands) == 1:
+                return [await client.execute_command(*commands[0])]
+            async with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return checked(await pipe.execute(raise_on_error=False))
+        except RuntimeError as error:
+            raise as_away(error) from error
 
     async def is_unchanged(self, seal: Seal) -> bool:
         return await self._glances.is_unchanged(seal)

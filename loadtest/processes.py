@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 from asyncio.subprocess import PIPE, Process
@@ -16,6 +17,7 @@ import orjson
 
 LINE_BYTES = 1 << 26
 STOP_S = 10.0
+FIRST_PORT, LAST_PORT = 10_000, 15_000
 
 #: Numpy's threads, whichever library it was built with.
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -119,8 +121,12 @@ def _fields(stat: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on.
+
+    It lies below those that the system gives to whoever asks for any: a server that takes seconds
+    to start still finds it free.
+    """
+    while True:
+        port = random.SystemRandom().randrange(FIRST_PORT, LAST_PORT)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

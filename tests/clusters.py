@@ -15,9 +15,11 @@ from tests.ports import free_port
 from tests.servers import RedisServer
 
 SLOTS = 16384
-STEADY_MS = 5_000
-"""How long a server is silent before the others call it dead, where nothing is to fail: a crowded
-machine keeps all of them waiting now and then."""
+BRISK_MS = 5_000
+"""How long a server is silent before the others call it dead, while they find each other: the
+longer, the slower they are at it."""
+STEADY_MS = 60_000
+"""From then on: nobody is to fail, and a crowded machine keeps all of them waiting now and then."""
 
 
 def _until(condition: Callable[[], Any], within_s: float = 90.0) -> Any:
@@ -30,7 +32,7 @@ def _until(condition: Callable[[], Any], within_s: float = 90.0) -> Any:
 
 
 def ask(server: RedisServer, *words: Any) -> Any:
-    with Redis(port=server.port, protocol=2, socket_timeout=5) as client:
+    with Redis(port=server.port, protocol=2, socket_timeout=60) as client:
         return client.execute_command(*words)
 
 
@@ -66,15 +68,18 @@ class RedisCluster(Servers):
             if ask(server, "ROLE")[0] == b"master":
                 ask(server, "FLUSHALL")
 
+    def take_over_after(self, silence_ms: int) -> None:
+        """How long a server is silent from now on before another takes over from it."""
+        for server in self.servers:
+            ask(server, "CONFIG", "SET", "cluster-node-timeout", silence_ms)
+
     def names(self) -> dict[int, bytes]:
         """The cluster's name of each server, by its port."""
         return {server.port: ask(server, "CLUSTER", "MYID") for server in self.servers}
 
 
 @contextmanager
-def running_cluster(
-    folder: Path, replicas: int = 1, *, down_after_ms: int = STEADY_MS
-) -> Iterator[RedisCluster]:
+def running_cluster(folder: Path, replicas: int = 1) -> Iterator[RedisCluster]:
     """Three primaries and as many replicas of each as wanted."""
     with ExitStack() as stack:
         servers, buses = [], []
@@ -84,7 +89,7 @@ def running_cluster(
             buses.append(free_port())
             server = RedisServer(
                 home, "--cluster-enabled", "yes", "--cluster-port", str(buses[-1]),
-                "--cluster-node-timeout", str(down_after_ms), "--repl-diskless-sync-delay", "0",
+                "--cluster-node-timeout", str(BRISK_MS), "--repl-diskless-sync-delay", "0",
                 "--cluster-replica-validity-factor", "0", "--repl-ping-replica-period", "1",
             )  # fmt: skip
             server.start()
@@ -106,6 +111,7 @@ def running_cluster(
                 primary = names[servers[place % 3].port]
                 ask(server, "CLUSTER", "REPLICATE", primary)
         _until(lambda: all(_is_settled(server, replicas) for server in servers))
+        cluster.take_over_after(STEADY_MS)
         yield cluster
 
 
@@ -141,11 +147,14 @@ class RedisSentinel(Servers):
         _, port = ask(self.watchers[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "marmot")
         return self.at(int(port))
 
+    def take_over_after(self, silence_ms: int) -> None:
+        """How long the master is silent from now on before a replica takes over from it."""
+        for watcher in self.watchers:
+            ask(watcher, "SENTINEL", "SET", "marmot", "down-after-milliseconds", silence_ms)
+
 
 @contextmanager
-def running_sentinel(
-    folder: Path, replicas: int = 1, *, down_after_ms: int = STEADY_MS
-) -> Iterator[RedisSentinel]:
+def running_sentinel(folder: Path, replicas: int = 1) -> Iterator[RedisSentinel]:
     """A master with replicas, and three sentinels that agree by two."""
     with ExitStack() as stack:
 
@@ -167,7 +176,7 @@ def running_sentinel(
             config = folder / f"sentinel-{at}.conf"
             config.write_text(
                 f"sentinel monitor marmot 127.0.0.1 {master.port} 2\n"
-                f"sentinel down-after-milliseconds marmot {down_after_ms}\n"
+                f"sentinel down-after-milliseconds marmot {STEADY_MS}\n"
                 "sentinel failover-timeout marmot 3000\n"
             )
             watchers.append(started(f"sentinel-{at}", "--sentinel", config=config))
@@ -177,6 +186,6 @@ def running_sentinel(
 
 
 def _sees_all(watcher: RedisServer, replicas: int) -> bool:
-    with Redis(port=watcher.port, protocol=2, decode_responses=True) as client:
+    with Redis(port=watcher.port, protocol=2, decode_responses=True, socket_timeout=60) as client:
         state = client.sentinel_master("marmot")
         return state["num-slaves"] == replicas and state["num-other-sentinels"] == 2

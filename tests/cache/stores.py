@@ -75,7 +75,7 @@ class RedisStore:
         self.client.flushdb()
 
     def _connected(self) -> Any:
-        return redis.Redis.from_url(self.url, protocol=2)
+        return redis.Redis.from_url(self.url, protocol=2, socket_timeout=60)
 
     def open(self, **options: Any) -> RedisCache:
         self.opened.append(RedisCache(self.url, **{"timeout_s": 20.0} | options))
@@ -116,7 +116,7 @@ class ClusterStore(RedisStore):
 
     def _connected(self) -> Any:
         first = self.url.removeprefix("redis+cluster").split(",")[0]
-        return redis.RedisCluster.from_url(f"redis{first}", protocol=2)
+        return redis.RedisCluster.from_url(f"redis{first}", protocol=2, socket_timeout=60)
 
 
 def rows_of(size: int, value: int = 1) -> tuple[Any, Any]:

@@ -20,7 +20,6 @@ from tests.cache.stores import LAYOUT, OTHER, ROW, Store, some_events
 
 laws = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 marks = st.builds(Mark, st.integers(0, 1), st.integers(0, 3))

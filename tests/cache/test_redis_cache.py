@@ -51,7 +51,7 @@ async def test_every_row_key_expires(store: RedisStore) -> None:
     cache = store.open(record_ttl_s=1000)
     await _post(cache, "u", 0, 40)
     (key,) = store.client.keys("*:r:*")
-    store.client.expire(key, 10)
+    store.client.expire(key, 500)
     await _post(cache, "u", 40, 1)
     assert 900 < store.client.ttl(key) <= 1000
     others = [name for name in store.client.scan_iter() if name != key]
@@ -108,7 +108,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(store: RedisStore) -> None
 async def test_away_and_back(own_redis: Any) -> None:
     """Every call says `CacheUnavailable` while the server is down, and works again after."""
     own_redis.kill()
-    cache = RedisCache(own_redis.url, timeout_s=5)
+    cache = RedisCache(own_redis.url, timeout_s=20)
     event = some_events(1)
     for call in (cache.ping(), cache.fetch("u", limit=1), cache.forget("u")):
         with pytest.raises(CacheUnavailable):
@@ -126,18 +126,19 @@ async def test_away_and_back(own_redis: Any) -> None:
 
 async def test_a_silent_server_is_away(own_redis: Any) -> None:
     """A server that accepts and does not answer is away after the timeout."""
-    cache = RedisCache(own_redis.url, timeout_s=0.05)
-    with redis.Redis.from_url(own_redis.url) as client:
-        await cache.ping()
-        client.execute_command("CLIENT", "PAUSE", 2000, "ALL")
-        with pytest.raises(CacheUnavailable, match=r"0\.05"):
-            await cache.fetch("u", limit=1)
+    cache = RedisCache(own_redis.url, timeout_s=20)
+    await cache.ping()
+    cache._timeout_s = 0.05
+    own_redis.pause()
+    with pytest.raises(CacheUnavailable, match=r"0\.05"):
+        await cache.fetch("u", limit=1)
+    own_redis.resume()
     await cache.close()
 
 
 async def test_a_full_server_refuses_plainly(own_redis: Any) -> None:
     """Out of memory is `CacheUnavailable`, and the timeline is what it was."""
-    cache = RedisCache(own_redis.url, timeout_s=5)
+    cache = RedisCache(own_redis.url, timeout_s=20)
     version = await _post(cache, "u", 0, 3)
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("maxmemory", 1)
@@ -150,9 +151,9 @@ async def test_a_full_server_refuses_plainly(own_redis: Any) -> None:
 
 async def test_the_store_may_be_away_at_start(own_redis: Any) -> None:
     """Opening needs no server; the mismatch is told at the first contact."""
-    first = RedisCache(own_redis.url, keep=10, timeout_s=5)
+    first = RedisCache(own_redis.url, keep=10, timeout_s=20)
     await first.ping()
-    second = RedisCache(own_redis.url, keep=20, timeout_s=5)
+    second = RedisCache(own_redis.url, keep=20, timeout_s=20)
     with pytest.raises(CacheMismatch, match=r"10 .*20"):
         await second.fetch("u", limit=1)
     await first.close()
@@ -187,15 +188,43 @@ async def test_an_evicted_timeline_is_counted(store: RedisStore) -> None:
     await cache.close()
 
 
+async def _end_waiting(client: Any, writing: asyncio.Task[int]) -> None:
+    """As if the time that a server waits for its replicas were over."""
+    while not (blocked := [one for one in client.client_list() if "b" in one["flags"]]):
+        assert not writing.done()
+        await asyncio.sleep(0.005)
+    client.client_unblock(int(blocked[0]["id"]))
+
+
 async def test_events_wait_for_replicas(store: RedisStore) -> None:
     """With `acks` a write that too few replicas have is refused, and so is its repetition."""
     cache = store.open()
     await _post(cache, "u", 0, 3)
-    careful = store.open(acks=1, timeout_s=1.0)
+    careful = store.open(acks=1)
     for start in (3, 0):
+        writing = asyncio.create_task(_post(careful, "u", start, 1))
+        await _end_waiting(store.client, writing)
         with pytest.raises(CacheUnavailable, match="0 of 1 replicas"):
-            await _post(careful, "u", start, 1)
+            await writing
     rows = (await careful.fetch("u", limit=9, layout=OTHER)).merge([]).with_rows(*rows_of(4))
     await careful.append(rows)  # can be computed again: nobody waits
     for opened in (cache, careful):
         await opened.close()
+
+
+async def test_a_connection_closed_under_a_write_is_away(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop has a word of its own for it; whoever asks next is answered over another one."""
+    cache = store.open()
+    await cache.ping()
+    (line,) = cache._link._client.connection_pool._available_connections  # type: ignore[attr-defined]
+
+    def closed_meanwhile(_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    monkeypatch.setattr(line._writer, "writelines", closed_meanwhile)
+    with pytest.raises(CacheUnavailable, match="handler is closed"):
+        await cache.fetch("u", limit=1)
+    assert (await cache.fetch("u", limit=1)).version == 0
+    await cache.close()

@@ -41,10 +41,10 @@ async def test_a_user_with_rights_to_our_keys_is_enough(own_redis: RedisServer) 
     with redis.Redis.from_url(own_redis.url, protocol=2) as client:
         client.execute_command("ACL", "SETUSER", USER, "on", f">{PASSWORD}", *RULES)
         client.execute_command("ACL", "SETUSER", "default", "off")
-        cache = RedisCache(f"redis://{USER}:{QUOTED}@127.0.0.1:{own_redis.port}", timeout_s=5)
+        cache = RedisCache(f"redis://{USER}:{QUOTED}@127.0.0.1:{own_redis.port}", timeout_s=20)
         assert await use(cache) == 3
         await cache.close()
-    cache = RedisCache(f"redis://{USER}:wrong@127.0.0.1:{own_redis.port}", timeout_s=5)
+    cache = RedisCache(f"redis://{USER}:wrong@127.0.0.1:{own_redis.port}", timeout_s=20)
     with pytest.raises(CacheUnavailable, match="invalid username-password"):
         await cache.ping()
     await cache.close()
@@ -92,10 +92,10 @@ def secure_port(tmp_path: Path, certificates: Path) -> Iterator[int]:
 async def test_tls(secure_port: int, certificates: Path) -> None:
     """`rediss://` speaks to whom the authority vouches for, and to nobody else."""
     url = f"rediss://127.0.0.1:{secure_port}/0"
-    cache = RedisCache(f"{url}?ssl_ca_certs={certificates / 'ca.crt'}", timeout_s=5)
+    cache = RedisCache(f"{url}?ssl_ca_certs={certificates / 'ca.crt'}", timeout_s=20)
     assert await use(cache) == 3
     await cache.close()
-    stranger = RedisCache(url, timeout_s=5)
+    stranger = RedisCache(url, timeout_s=20)
     with pytest.raises(CacheUnavailable, match="certificate"):
         await stranger.ping()
     await stranger.close()

@@ -39,14 +39,13 @@ def told() -> Callable[[Outcome], None]:
 def passed() -> Callable[..., Outcome]:
     """Checks what every drill promises, and puts it into the table."""
 
-    def check(drill: str, load: Load, *, may_be_away: bool = True) -> Outcome:
+    def check(drill: str, load: Load) -> Outcome:
         outcome = load.outcome(drill)
         OUTCOMES.append(outcome)
         assert outcome.failed == 0
         assert outcome.lost == 0
         assert all(post.status in (200, 503) for post in load.posts)
         assert all(post.has_retry_after for post in load.posts if post.status == 503)
-        assert may_be_away or not outcome.away
         assert outcome.back_s is None or outcome.back_s < BACK_WITHIN_S
         return outcome
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from tests import plain
+from tests.drills.pulse import running_pulse
 from tests.servers import Running, wait_until
 
 RANKS_PER_S, EVENTS_PER_S = 100, 20
@@ -42,6 +44,7 @@ class Posted:
     user: str
     item: str
     sent_s: float
+    done_s: float
     status: int
     has_retry_after: bool
 
@@ -59,6 +62,7 @@ class Outcome:
     failed: int
     posted: int
     refused: int
+    excused: int  # of those, while the machine stood still
     lost: int
     away: int
     waited_ms: float  # for the store, by 99 of 100 answers that had to do without
@@ -73,13 +77,13 @@ class Load:
     running: Running
     ranks: list[Ranked] = field(default_factory=list)
     posts: list[Posted] = field(default_factory=list)
-    back_s: float | None = None
+    back_s: float | None = None  # of time that the machine had
 
     def __enter__(self) -> Load:
+        self._stack = ExitStack()
+        self._pulse = self._stack.enter_context(running_pulse())
         for user in USERS:
-            self.running.post(
-                *({"user_id": user, "item_id": at, "timestamp": at} for at in range(9))
-            )
+            show(self.running, user, 9)
         self._is_over = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=(self._rank, RANKS_PER_S)),
@@ -89,24 +93,29 @@ class Load:
             thread.start()
         self.hold(0.3)
         wait_until(lambda: not self.ranks[-1].is_away)
+        self._settled_s = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         for thread in self._threads:
             thread.join(30)
+        self._excused = sum(map(self._is_excused, self.posts))
+        self._stack.close()
 
     def hold(self, seconds: float) -> None:
-        """Until so much has been asked and answered."""
-        target = len(self.ranks) + int(seconds * RANKS_PER_S)
-        wait_until(lambda: len(self.ranks) >= target, within_s=10 * seconds + 10)
+        """Until so much has been asked and answered, an event among it."""
+        target, began_s = len(self.ranks) + int(seconds * RANKS_PER_S), time.monotonic()
+        wait_until(lambda: len(self.ranks) >= target, within_s=10 * seconds + 60)
+        wait_until(lambda: self.posts and self.posts[-1].sent_s > began_s)
 
     def until_back(self, since_s: float | None = None) -> None:
         """Until ranking and events have both come back; keeps how long that took."""
         since_s = since_s or time.monotonic()
         ranked = wait_until(lambda: self._first_ranked(since_s))
         posted = wait_until(lambda: self._first_posted(since_s))
-        self.back_s = max(ranked, posted) - since_s
+        back_s = max(ranked, posted)
+        self.back_s = back_s - since_s - self._pulse.stood_s(since_s, back_s)
 
     def outcome(self, drill: str) -> Outcome:
         """Counts; every acknowledged event is looked for in its timeline."""
@@ -117,6 +126,7 @@ class Load:
             sum(rank.status != 200 for rank in self.ranks),
             len(self.posts),
             sum(not post.is_acknowledged for post in self.posts),
+            self._excused,
             self._lost(),
             len(away),
             away[int(0.99 * (len(away) - 1))] if away else 0.0,
@@ -124,9 +134,22 @@ class Load:
         )
 
     @property
-    def waited(self) -> int:
-        """Answers without the store that cost waiting for it."""
-        return sum(rank.is_away and rank.cache_ms > 5 for rank in self.ranks)
+    def asked(self) -> int:
+        """Answers without the store for which it was asked; the others have spent no time on it."""
+        return sum(rank.cache_ms > 0 for rank in self._away)
+
+    @property
+    def away_s(self) -> float:
+        """From the first answer without the store to the last."""
+        return self._away[-1].done_s - self._away[0].sent_s if self._away else 0.0
+
+    @property
+    def _away(self) -> list[Ranked]:
+        return [rank for rank in self.ranks if rank.is_away and rank.sent_s > self._settled_s]
+
+    def _is_excused(self, post: Posted) -> bool:
+        """Whether an event was refused because nothing ran here for a while, the store included."""
+        return not post.is_acknowledged and self._pulse.stood_s(post.sent_s, post.done_s) > 0
 
     def _first_ranked(self, since_s: float) -> float | None:
         good = (
@@ -177,5 +200,18 @@ class Load:
         event = {"user_id": user, "item_id": item, "timestamp": 1000 + count}
         answer = client.post("/v1/events", json={"events": [event]})
         self.posts.append(
-            Posted(user, item, sent_s, answer.status_code, "retry-after" in answer.headers)
+            Posted(
+                user,
+                item,
+                sent_s,
+                time.monotonic(),
+                answer.status_code,
+                "retry-after" in answer.headers,
+            )
         )
+
+
+def show(running: Running, user: str, count: int) -> None:
+    """Gives somebody a history; who was refused on a slow machine asks again."""
+    events = [{"user_id": user, "item_id": at, "timestamp": at} for at in range(count)]
+    wait_until(lambda: running.client.post("/v1/events", json={"events": events}).is_success)

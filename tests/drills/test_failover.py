@@ -11,28 +11,24 @@ import pytest
 from cache.keys import RedisKeys, owner_of
 from tests.clusters import RedisCluster, RedisSentinel, ask, running_cluster, running_sentinel
 from tests.drills.load import USERS, Load
-from tests.servers import free_port, wait_until
+from tests.servers import RedisServer, free_port, wait_until
 
 DOWN_AFTER_MS = 500
-"""How long a server is silent before the others take over from it."""
+"""How long a server is silent before the others take over from it, where one is to fail."""
+
+TILT_S = 90.0
+"""Sentinels who find that time has jumped, because the machine stood still, do nothing for 30 s."""
 
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[RedisCluster]:
-    with running_cluster(tmp_path, down_after_ms=DOWN_AFTER_MS) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def steady_cluster(tmp_path: Path) -> Iterator[RedisCluster]:
-    """In which nobody is meant to fail, however crowded the machine."""
     with running_cluster(tmp_path) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def own_sentinel(tmp_path: Path) -> Iterator[RedisSentinel]:
-    with running_sentinel(tmp_path, 2, down_after_ms=DOWN_AFTER_MS) as sentinel:
+    with running_sentinel(tmp_path, 2) as sentinel:
         yield sentinel
 
 
@@ -40,6 +36,16 @@ def slot_of(cluster: RedisCluster, user: str) -> int:
     place = RedisKeys(owner_of(user))
     slot: int = ask(cluster.servers[0], "CLUSTER", "KEYSLOT", place.timeline)
     return slot
+
+
+def is_followed(heir: RedisServer, *, instead_of: RedisServer) -> bool:
+    """Whether another server has taken over, and a replica follows it: asked anew each time,
+    because it too may be silent for too long.
+    """
+    if heir is instead_of:
+        return False
+    role = ask(heir, "ROLE")
+    return role[0] == b"master" and len(role[2]) == 1
 
 
 FAULTS = pytest.mark.parametrize("fault", ["kill", pytest.param("pause", marks=pytest.mark.drill)])
@@ -54,12 +60,10 @@ def test_sentinel(
 ) -> None:
     """A master is lost during writes: its replica takes over with all that was acknowledged."""
     with Load(serve_as_deployed(cache=own_sentinel.url, store_acks=1)) as load:
+        own_sentinel.take_over_after(DOWN_AFTER_MS)
         lost = own_sentinel.master
         getattr(lost, fault)()
-        wait_until(lambda: own_sentinel.master is not lost)
-        heir = own_sentinel.master
-        wait_until(lambda: ask(heir, "ROLE")[0] == b"master")
-        wait_until(lambda: len(ask(heir, "ROLE")[2]) == 1)
+        wait_until(lambda: is_followed(own_sentinel.master, instead_of=lost), within_s=60 + TILT_S)
         load.until_back()
         if fault == "pause":
             lost.resume()
@@ -78,15 +82,15 @@ def test_cluster(
     """A primary is lost during writes: its replica takes over with all that was acknowledged."""
     with Load(serve_as_deployed(cache=own_cluster.url, store_acks=1)) as load:
         slot = slot_of(own_cluster, USERS[0])
+        own_cluster.take_over_after(DOWN_AFTER_MS)
         lost = own_cluster.owner(slot)
         getattr(lost, fault)()
         wait_until(lambda: own_cluster.owner(slot) is not lost)
-        heir = own_cluster.owner(slot)
         if fault == "pause":
             lost.resume()
         else:
             lost.start()
-        wait_until(lambda: len(ask(heir, "ROLE")[2]) == 1)
+        wait_until(lambda: is_followed(own_cluster.owner(slot), instead_of=lost))
         load.until_back()
         load.hold(0.5)
     outcome = passed(f"Cluster: primary lost ({fault}), 1 ack", load)
@@ -94,24 +98,24 @@ def test_cluster(
 
 
 def test_resharding(
-    serve_as_deployed: Callable[..., Any], steady_cluster: RedisCluster, passed: Callable[..., Any]
+    serve_as_deployed: Callable[..., Any], own_cluster: RedisCluster, passed: Callable[..., Any]
 ) -> None:
     """Slots move key by key while they are read and written: nobody notices."""
-    with Load(serve_as_deployed(cache=steady_cluster.url, store_acks=1)) as load:
-        names = steady_cluster.names()
+    with Load(serve_as_deployed(cache=own_cluster.url, store_acks=1)) as load:
+        names = own_cluster.names()
         for user in USERS:
-            slot = slot_of(steady_cluster, user)
-            source = steady_cluster.owner(slot)
-            target = next(s for s in steady_cluster.servers[:3] if s is not source)
+            slot = slot_of(own_cluster, user)
+            source = own_cluster.owner(slot)
+            target = next(s for s in own_cluster.servers[:3] if s is not source)
             ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", names[source.port])
             ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", names[target.port])
             while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1):
                 ask(source, "MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
-            for server in (target, source, steady_cluster.servers[2]):
+            for server in (target, source, own_cluster.servers[2]):
                 ask(server, "CLUSTER", "SETSLOT", slot, "NODE", names[target.port])
         load.until_back()
     outcome = passed("Cluster: 20 slots moved", load)
-    assert outcome.refused == 0
+    assert outcome.refused == outcome.excused
 
 
 @pytest.mark.parametrize("form", ["redis+cluster://{}", "redis+sentinel://{}/marmot"])

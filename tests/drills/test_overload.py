@@ -99,7 +99,7 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     }
     outcome = Outcome(
         "three times its capacity", ranked=len(results), shed=len(refused), failed=0, posted=0,
-        refused=0, lost=0, away=0, waited_ms=0.0, back_s=None,
+        refused=0, excused=0, lost=0, away=0, waited_ms=0.0, back_s=None,
     )  # fmt: skip
     return figures, outcome
 

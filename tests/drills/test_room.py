@@ -15,7 +15,7 @@ from redis import Redis
 from cache.errors import CacheUnavailable
 from cache.lmdb_cache import LmdbCache
 from tests.cache.stores import LAYOUT, rows_of, some_events
-from tests.drills.load import CANDIDATES, Load
+from tests.drills.load import CANDIDATES, Load, show
 from tests.servers import RedisServer
 
 CROWD = [f"guest-{at}" for at in range(60)]
@@ -24,13 +24,13 @@ EVENTS = 40
 
 @pytest.fixture
 def client(own_redis: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(own_redis.url, protocol=2) as found:
+    with Redis.from_url(own_redis.url, protocol=2, socket_timeout=60) as found:
         yield found
 
 
 def fill(running: Any) -> None:
     for user in CROWD:
-        running.post(*({"user_id": user, "item_id": at, "timestamp": at} for at in range(EVENTS)))
+        show(running, user, EVENTS)
 
 
 def keys_of(client: Redis, kind: str) -> set[str]:
@@ -93,14 +93,14 @@ def test_records_are_evicted(
 
 
 def test_timelines_are_evicted(
-    serve_as_deployed: Callable[..., Any],
+    serve: Callable[..., Any],
     own_redis: RedisServer,
     client: Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """allkeys-lru: the log warns of it; who lost a timeline is cold and counted, others whole."""
     client.config_set("maxmemory-policy", "allkeys-lru")
-    running = serve_as_deployed(cache=own_redis.url, near_mib=0, store_fetch_ms=1_000.0)
+    running = serve(cache=own_redis.url, near_mib=0)
     assert "maxmemory-policy is allkeys-lru" in caplog.text
     fill(running)
     squeeze(client, "allkeys-lru", lambda: len(keys_of(client, "t")) < len(CROWD) - 20)
@@ -116,11 +116,9 @@ def test_timelines_are_evicted(
         assert len(running.timeline(user)["events"]) == EVENTS
 
 
-def test_a_flipped_byte(
-    serve_as_deployed: Callable[..., Any], own_redis: RedisServer, client: Redis
-) -> None:
+def test_a_flipped_byte(serve: Callable[..., Any], own_redis: RedisServer, client: Redis) -> None:
     """A record with a flipped byte is computed again and counted; the scores are what they were."""
-    running = serve_as_deployed(cache=own_redis.url, near_mib=0, store_fetch_ms=1_000.0)
+    running = serve(cache=own_redis.url, near_mib=0)
     running.post(*({"user_id": "u", "item_id": at, "timestamp": at} for at in range(9)))
     before = running.rank("u", CANDIDATES, timestamp=99)
     (key,) = client.scan_iter("marmot:*:r:*")

@@ -81,7 +81,7 @@ async def tenants(models: list[Path], store_url: str) -> AsyncIterator[list[Tena
 numbers = count()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_nothing_is_mixed(tenants: list[Tenant], data: st.DataObject) -> None:
     """Every model equals its own reference, also after late edits made through another one."""

@@ -22,7 +22,7 @@ def shown(user_id: str, count: int, item: str) -> list[Posted]:
     ]  # fmt: skip
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(count=st.integers(1, 120), is_evicted=st.booleans(), is_asked=st.booleans())
 def test_nothing_is_left(world: World, count: int, is_evicted: bool, is_asked: bool) -> None:
     """After DELETE no key or value holds the user or their events; scores are a stranger's."""

@@ -118,7 +118,11 @@ def test_two_services_with_two_models_share_a_store(
     """Each process answers from its own records while both write the same users."""
     here, there = (make_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     world, url = start(here, store_url), f"http://127.0.0.1:{free_port}"
-    marmot("serve", "--bundle", there, "--cache", store_url, "--port", str(free_port))
+    marmot(
+        "serve", "--bundle", there, "--cache", store_url, "--port", str(free_port),
+        MARMOT_STORE_FETCH_MS="20000", MARMOT_STORE_TIMEOUT_MS="20000",
+        MARMOT_WRITE_DEADLINE_S="60",
+    )  # fmt: skip
     wait_until(lambda: is_up(url))
     events = some_events("u", 60)
     with plain.Client(url) as other:

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from tests.laws.world import CANDIDATES, COMPANY, Posted, World, reference, scores_of, trusted
 
-laws = settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+laws = settings(max_examples=8, suppress_health_check=list(HealthCheck))
 
 DAY = 86_400
 items = st.one_of(st.integers(0, 5), st.sampled_from(["1", "59", "unknown", "é"]))

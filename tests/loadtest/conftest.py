@@ -27,7 +27,7 @@ def stage() -> Iterator[Stage]:
     server = Server(uvicorn.Config(stage, lifespan="off", log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     yield stage
     server.should_exit = True
     thread.join()

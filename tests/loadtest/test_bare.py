@@ -91,6 +91,6 @@ def test_the_cache_alone(
 
 async def test_a_helper_that_ends() -> None:
     """Whoever waits for its answer hears that there will be none."""
-    async with asyncio.timeout(10), helper("nobody", sys.executable, "-c", "") as nobody:
+    async with asyncio.timeout(60), helper("nobody", sys.executable, "-c", "") as nobody:
         with pytest.raises(BenchError, match="nobody ended"):
             await nobody.ask(anything=1)

@@ -40,7 +40,6 @@ def test_one_run_compares_the_service_with_the_bare_graph(both: str) -> None:
     ]
     for shape in report["shapes"]:
         figures = {key: value for key, value in shape.items() if isinstance(value, float)}
-        assert shape["inside_p50_ms"] > shape["inside_bare_p50_ms"]
         may_be_less = {"p50_difference_ms", "store_cpu_ms", "service_cpu_ms"}
         assert min(value for key, value in figures.items() if key not in may_be_less) > 0, figures
         assert shape["open_p99_ms"] >= shape["open_p50_ms"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -25,7 +25,6 @@ PORTS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 2**32))
 def test_a_packed_user_comes_out_as_it_went_in(records: int, seed: int) -> None:
     """Every input has its shape and its values again."""

@@ -27,7 +27,7 @@ def test_a_queue_played_through(load: float) -> None:
         assert md1_quantile(share, load, 1.0) == pytest.approx(np.quantile(seen, share), rel=0.05)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(LOADS, TIMES)
 def test_the_mean(load: float, service_s: float) -> None:
     """The quantiles' mean is Pollaczek and Khinchine's, services of equal length."""
@@ -37,7 +37,6 @@ def test_the_mean(load: float, service_s: float) -> None:
     assert mean == pytest.approx(expected, rel=0.03)
 
 
-@settings(deadline=None)
 @given(SHARES, SHARES, LOADS, TIMES)
 def test_order(one: float, other: float, load: float, service_s: float) -> None:
     """Nobody is done sooner than a service takes; a larger share takes at least as long."""
@@ -47,7 +46,6 @@ def test_order(one: float, other: float, load: float, service_s: float) -> None:
     assert service_s <= quick <= md1_quantile(high, rate, service_s)
 
 
-@settings(deadline=None)
 @given(SHARES, LOADS, TIMES, st.floats(0.1, 10))
 def test_units(share: float, load: float, service_s: float, factor: float) -> None:
     """Seconds or minutes: only load counts."""

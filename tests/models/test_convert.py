@@ -252,7 +252,7 @@ def test_the_first_bad_row_stops(tmp_path: Path) -> None:
 CELL = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     log=st.lists(st.tuples(CELL, CELL, st.integers(0, 10**9)), min_size=1, max_size=30),
     size=st.integers(1, 60),

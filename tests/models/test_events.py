@@ -90,7 +90,7 @@ def by_hand(rows: list[dict[str, object]]) -> dict[tuple[str, int, str], dict[st
     return merged
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows=ROWS, data=st.data())
 def test_order_and_repetition(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]], data: st.DataObject
@@ -104,7 +104,7 @@ def test_order_and_repetition(
     assert same(one, read_events(write_parquet(folder / "other", shuffled), tasks))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows=ROWS)
 def test_csv_equals_parquet(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
@@ -117,7 +117,7 @@ def test_csv_equals_parquet(
     assert one.tasks == ("share", "like")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows=ROWS)
 def test_table_equals_merging_by_hand(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]

@@ -34,7 +34,7 @@ from tests.models.graphs import (
     timelines,
 )
 
-laws = settings(max_examples=25, deadline=None, derandomize=True)
+laws = settings(max_examples=25)
 EXPORTED = 1e-4
 COMPANY = 1e-5
 Array = np.ndarray[Any, Any]

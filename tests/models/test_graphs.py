@@ -33,7 +33,7 @@ from tests.models.graphs import (
     timelines,
 )
 
-laws = settings(max_examples=40, deadline=None, derandomize=True)
+laws = settings(max_examples=40)
 EXPORTED = 1e-4
 COMPANY = 1e-5
 CANDIDATES = np.array([0, 3, ITEMS - 1, ITEMS, ITEMS + 1, 3])

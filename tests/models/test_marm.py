@@ -22,7 +22,7 @@ from tests.models.graphs import (
     timelines,
 )
 
-laws = settings(max_examples=60, deadline=None, derandomize=True)
+laws = settings(max_examples=60)
 CLOSE = 2e-4  # of logits
 CANDIDATES = np.array([0, 3, ITEMS - 1, ITEMS, ITEMS + 1, 3])
 seeds = st.integers(0, 10**6)

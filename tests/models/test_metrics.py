@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.metrics import auc, gauc
@@ -20,7 +20,6 @@ def by_pairs(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(((above > below) + 0.5 * (above == below)).mean())
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_auc_counts_pairs(events: list[tuple[int, int, int]]) -> None:
     """AUC is the share of pairs in the right order, ties counting half; nan with one class."""
@@ -28,7 +27,6 @@ def test_auc_counts_pairs(events: list[tuple[int, int, int]]) -> None:
     assert auc(scores, labels) == pytest.approx(by_pairs(scores, labels), nan_ok=True)
 
 
-@settings(deadline=None)
 @given(EVENTS)
 def test_gauc_is_a_weighted_mean(events: list[tuple[int, int, int]]) -> None:
     """GAUC is the mean of the groups' AUC, weighted by size, over groups with both labels."""

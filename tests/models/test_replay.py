@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.answer_log import AnswerLogError, UserHash, read_answers
@@ -21,9 +21,6 @@ from service.marmot import run
 KEY = b"a key that nobody knows"
 SEEN = st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 12)), max_size=12)
 
-#: A crowded machine is no reason to fail.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 Cli = Callable[..., tuple[int, str, str]]
 
 
@@ -31,7 +28,6 @@ def columns(rows: list[tuple[int, int]]) -> list[np.ndarray[Any, Any]]:
     return [np.array([row[place] for row in rows], np.int64) for place in (0, 1)]
 
 
-@patient
 @given(SEEN, SEEN, st.integers(1, 12))
 def test_feedback_counts_only_after_its_answer(
     shown: list[tuple[int, int]], happened: list[tuple[int, int]], within_s: int
@@ -131,7 +127,6 @@ def test_calibration() -> None:
     assert np.isnan(ece(scores[:0], labels[:0]))
 
 
-@patient
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.randoms())
 def test_drift(scores: list[float], random: Any) -> None:
     """None between the same scores in any order; never less than none; much where they moved."""

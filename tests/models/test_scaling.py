@@ -19,7 +19,7 @@ from models.synthetic_memory import write_memory_example
 from service.marmot import run
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     ceiling=st.floats(0.5, 1.0),
     scale=st.floats(0.05, 5.0),

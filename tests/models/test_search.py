@@ -30,7 +30,7 @@ from tests.models.graphs import (
 )
 
 Array = np.ndarray[Any, Any]
-laws = settings(max_examples=30, deadline=None, derandomize=True)
+laws = settings(max_examples=30)
 EXPORTED = 1e-3  # of logits
 sessions = cache(sessions_of)
 CANDIDATES = np.array([0, 3, 19, 20, 21, 3])

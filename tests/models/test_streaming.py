@@ -149,7 +149,7 @@ def test_missed_records_are_not_seen() -> None:
         np.array([6]), np.array([2]), np.array([0, 0]), np.arange(6), np.arange(6, 8), spec.window
     )
     items, none = torch.arange(8), torch.zeros(8, 1, dtype=torch.int8)
-    records = torch.randn(6, 2, spec.width)
+    records = torch.randn(6, 2, spec.width, generator=torch.Generator().manual_seed(0))
     new = History(items[6:], items[6:], none[6:], records[:0])
     missed = torch.tensor([True] * 3 + [False] * 3)
 
@@ -173,7 +173,7 @@ def test_what_the_store_has_is_what_the_model_made(
     seen = table.take(~table.is_held_out(0.1))
 
     async def rows(url: str) -> dict[str, Any]:
-        cache = await open_cache(url)
+        cache = await open_cache(url, timeout_s=20.0)
         found = {}
         try:
             note = json.loads(await cache.note("lineages"))

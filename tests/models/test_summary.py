@@ -28,7 +28,7 @@ from tests.models.graphs import (
     timelines,
 )
 
-laws = settings(max_examples=25, deadline=None, derandomize=True)
+laws = settings(max_examples=25)
 Array = np.ndarray[Any, Any]
 CANDIDATES = np.array([0, 3, ITEMS - 1, ITEMS, ITEMS + 1, 3])
 ALLOWED = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}

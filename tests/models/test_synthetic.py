@@ -29,7 +29,7 @@ def timelines(**shape: int) -> list[list[OrderEvent]]:
     return [list(timeline) for _, timeline in groupby(events, key=lambda event: event.user_id)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SHAPES)
 def test_label_is_the_order(shape: dict[str, int]) -> None:
     """A probe is liked exactly if its A came before its B, each once; nothing else has a label."""
@@ -45,7 +45,7 @@ def test_label_is_the_order(shape: dict[str, int]) -> None:
             assert event.like == (items.index(f"a{pair}") < items.index(f"b{pair}"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SHAPES)
 def test_time_says_nothing(shape: dict[str, int]) -> None:
     """Everybody has the same timestamps, and each probe's gaps to the history share one bucket."""

@@ -41,7 +41,10 @@ def test_two_minutes(
     """
     url = f"http://127.0.0.1:{free_port}"
     cache = f"lmdb:{tmp_path}/cache"
-    marmot("serve", "--bundle", tiny_bundle, "--cache", cache, "--port", str(free_port))
+    marmot(
+        "serve", "--bundle", tiny_bundle, "--cache", cache, "--port", str(free_port),
+        MARMOT_WRITE_DEADLINE_S="60",
+    )  # fmt: skip
     wait_until(lambda: is_up(url), within_s=120)
     fill(url)
     answering = time.monotonic()
