@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 import torch
+from hypothesis import HealthCheck, settings
 
 from service.marmot import run
 from tests.bundles import make_bundle, make_stage
@@ -18,6 +19,13 @@ from tests.ports import free_port
 from tests.servers import Command, RedisServer, running_redis
 
 Cli = Callable[..., tuple[int, str, str]]
+
+# How long an example takes says how busy the machine is. The same examples every time: what held
+# yesterday fails today for a reason, and whoever looks for new ones says `--hypothesis-profile`.
+settings.register_profile(
+    "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
