@@ -103,12 +103,12 @@ def test_workers_sweep_one_store_at_once(
     )  # fmt: skip
     until(lambda: is_up(url) or command.process.poll() is not None)
     with plain.Client(url) as client:
-        for at in range(200):
-            events = [{"user_id": f"u{at % 20}", "item_id": at % 60, "timestamp": at}]
+        for at in range(80):
+            events = [{"user_id": f"u{at % 8}", "item_id": at % 60, "timestamp": at}]
             assert client.post("/v1/events", json={"events": events}).status_code == 200
         with lmdb.open(str(store), readonly=True) as env:
             until(lambda: "rows" not in kinds_in(env))
-            assert kinds_in(env).count("head") == 20
+            assert kinds_in(env).count("head") == 8
         answer = client.post("/v1/rank", json={"user_id": "u7", "candidates": [1, 2]}).json()
     assert (answer["cache"]["state"], answer["cache"]["recomputed"]) == ("partial", 8)
     assert answer["degraded"] == []
