@@ -332,7 +332,7 @@ def test_starting_is_quick(service: Any) -> None:
     subprocess.run([sys.executable, "-c", f"import {libraries}"], check=True)  # noqa: S603
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     imports_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert started_s < 4 * imports_s
+    assert started_s < 3 * imports_s
 
 
 def cpu_s(pid: int) -> float:
