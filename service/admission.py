@@ -11,6 +11,7 @@ first. Nobody looks at their queue, and it may be longer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 from service.batcher import Batcher
@@ -39,12 +40,14 @@ class Admission:
         queue_s: float = 0.02,
         crowd_s: float = 0.25,
         lane: Lane = Lane.RANK,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._batcher = batcher
         self._lane = lane
         self._few = few
         self._queue_s = queue_s
         self._crowd_s = crowd_s
+        self._clock = clock
         self._long_since: float | None = None
 
     def __repr__(self) -> str:
@@ -58,7 +61,7 @@ class Admission:
             if company == 1:
                 self._long_since = None
             return
-        now = perf_counter()
+        now = self._clock()
         ready_at = now + self._batcher.wait_s(self._lane)
         if self._is_too_long(ready_at - timings.began, now):
             raise Overloaded

@@ -6,6 +6,7 @@ processor: whoever polls so is busier than the server it waits for.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ class Client(httpx.Client):
     def __init__(self, base_url: str = "", **options: Any) -> None:
         usual: dict[str, Any] = {"verify": TRUSTS_NOBODY, "trust_env": False, "timeout": PATIENCE_S}
         super().__init__(base_url=base_url, **{**usual, **options})
+
+
+def line(port: int) -> socket.socket:
+    """A bare connection to a server on this machine."""
+    return socket.create_connection(("127.0.0.1", port), PATIENCE_S)
 
 
 def get(url: str, **options: Any) -> httpx.Response:

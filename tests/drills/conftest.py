@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from service.settings import Settings
 from tests.drills.load import BACK_WITHIN_S, Load, Outcome
+from tests.servers import PATIENT
 from tests.service.conftest import serve
 
 __all__ = ["serve"]  # a fixture of the service's tests, wanted here too
 
-AS_DEPLOYED = {"store_fetch_ms": 10.0, "store_timeout_ms": 500.0}
+AS_DEPLOYED = {name: Settings.model_fields[name].default for name in PATIENT if name != "drain_s"}
 OUTCOMES: list[Outcome] = []
 
 

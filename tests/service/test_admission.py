@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any
 
 import pytest
 
-from service.admission import Admission
+from service.admission import CROWD_S, Admission
 from service.errors import DeadlineExceeded, Overloaded
 from service.job import Lane
 from service.pace import COST_PER_MS, Pace
@@ -37,70 +35,97 @@ class Waits:
         return self.before + (self.before_events if lane is Lane.EVENT else 0.0)
 
 
+class Clock:
+    """A clock the test holds."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def queue() -> Waits:
     return Waits()
 
 
 @pytest.fixture
-def admission(queue: Waits) -> Admission:
-    return Admission(queue, few=8, queue_s=0.02, crowd_s=0.2)  # type: ignore[arg-type]
+def clock() -> Clock:
+    return Clock()
 
 
-def is_refused(admission: Admission, company: int = 9, **fields: float) -> bool:
-    try:
-        admission.check(Timings(**fields), company)
-    except Overloaded:
-        return True
-    return False
+@pytest.fixture
+def admission(queue: Waits, clock: Clock) -> Admission:
+    return Admission(queue, few=8, queue_s=0.02, crowd_s=0.2, clock=clock)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def is_refused(admission: Admission, clock: Clock) -> Callable[..., bool]:
+    """Whether somebody is who came in so long ago, with so many others."""
+
+    def asked(waited_s: float = 0.0, company: int = 9) -> bool:
+        try:
+            admission.check(Timings(clock() - waited_s), company)
+        except Overloaded:
+            return True
+        return False
+
+    return asked
 
 
 def test_a_standing_queue_is_short(
-    admission: Admission, queue: Waits, until: Callable[..., Any]
+    queue: Waits, clock: Clock, is_refused: Callable[..., bool]
 ) -> None:
     """A queue that stays long lets nobody in until it is short; once empty it may grow again."""
-    admission.check(Timings(), 9)
+    assert not is_refused()
     queue.before = 0.1
-    until(lambda: is_refused(admission))
+    assert not is_refused()
+    clock.now += CROWD_S / 2
+    assert not is_refused()
+    clock.now += CROWD_S
+    assert is_refused()
     queue.before = 0.015
-    admission.check(Timings(), 9)
+    assert not is_refused()
     queue.before = 0.1
-    assert is_refused(admission)
+    assert is_refused()
     queue.before, queue.is_busy = 0.0, True
-    admission.check(Timings(), 9)
+    assert not is_refused()
     queue.before = 0.1
-    assert is_refused(admission)
+    assert is_refused()
     queue.before, queue.is_busy = 0.0, False
-    admission.check(Timings(), 9)
+    assert not is_refused()
     queue.before = 0.1
-    admission.check(Timings(), 9)
+    assert not is_refused()
 
 
-def test_a_crowd_may_come_at_once(admission: Admission, queue: Waits) -> None:
+def test_a_crowd_may_come_at_once(queue: Waits, is_refused: Callable[..., bool]) -> None:
     """A queue that is long for a moment lets more in, but not any number."""
     queue.before = 0.1
-    admission.check(Timings(), 9)
+    assert not is_refused()
     queue.before = 0.3
-    assert is_refused(admission)
-    assert not is_refused(admission, 8)
+    assert is_refused()
+    assert not is_refused(company=8)
 
 
-def test_waiting_for_the_loop_counts(admission: Admission, until: Callable[..., Any]) -> None:
+def test_waiting_for_the_loop_counts(clock: Clock, is_refused: Callable[..., bool]) -> None:
     """What came in long before its turn has queued; being held up once is no reason to refuse."""
-    admission.check(Timings(began=perf_counter() - 0.1), 9)
-    until(lambda: is_refused(admission, began=perf_counter() - 0.1))
-    assert is_refused(admission, began=perf_counter() - 0.1)
+    assert not is_refused(waited_s=0.1)
+    clock.now += 2 * CROWD_S
+    assert is_refused(waited_s=0.1)
+    assert is_refused(waited_s=0.1)
 
 
-def test_who_cannot_be_served_in_time_is_told_at_once(admission: Admission, queue: Waits) -> None:
+def test_who_cannot_be_served_in_time_is_told_at_once(
+    admission: Admission, queue: Waits, clock: Clock
+) -> None:
     """503 where the wait would outlast the deadline, 504 where it has passed."""
     queue.before = 0.01
-    now = perf_counter()
-    admission.check(Timings(deadline=now + 1), 9)
+    now = clock()
+    admission.check(Timings(now, deadline=now + 1), 9)
     with pytest.raises(Overloaded, match="deadline"):
-        admission.check(Timings(deadline=now + 0.005), 9)
+        admission.check(Timings(now, deadline=now + 0.005), 9)
     with pytest.raises(DeadlineExceeded):
-        admission.check(Timings(deadline=now - 1), 9)
+        admission.check(Timings(now, deadline=now - 1), 9)
 
 
 def test_the_pace_follows_the_engine() -> None:
@@ -113,15 +138,14 @@ def test_the_pace_follows_the_engine() -> None:
     assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.003, rel=0.05)
 
 
-def test_events_give_way(queue: Waits) -> None:
+def test_events_give_way(queue: Waits, clock: Clock, is_refused: Callable[..., bool]) -> None:
     """What waits for ranking and for events before them counts for events, and only for them."""
-    ranks = Admission(queue, few=8, queue_s=0.02, crowd_s=0.2)  # type: ignore[arg-type]
-    events = Admission(queue, few=8, queue_s=0.02, crowd_s=0.2, lane=Lane.EVENT)  # type: ignore[arg-type]
+    events = Admission(queue, few=8, lane=Lane.EVENT, clock=clock)  # type: ignore[arg-type]
     queue.before_events = 0.3
-    assert not is_refused(ranks)
-    assert is_refused(events)
-    queue.before, queue.before_events = 0.3, 0.0
-    assert is_refused(events)
+    assert not is_refused()
+    for queue.before, queue.before_events in ((0.0, 0.3), (0.3, 0.0)):
+        with pytest.raises(Overloaded):
+            events.check(Timings(clock()), 9)
     assert "EVENT" in repr(events)
 
 
@@ -130,8 +154,8 @@ def stalled(running: Any) -> Iterator[None]:
     """The engine's thread stands still, and one caller has not finished sending."""
     held = threading.Event()
     engine = running.house.registry.active.engine
-    engine.submit("rank", engine.bundle.example(), lambda *_: held.wait(30), lambda: True)
-    with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+    engine.submit("rank", engine.bundle.example(), lambda *_: held.wait(300), lambda: True)
+    with plain.line(running.port) as line:
         line.sendall(HEAD % b"/v1/events")
         try:
             yield
@@ -156,7 +180,7 @@ def test_a_full_house_refuses_before_it_reads(
         until(lambda: batcher.wait_s(Lane.RANK) > 0)
         for admission in (running.house.admission, running.house.event_admission):
             admission._few, admission._queue_s, admission._crowd_s = 1, 0.0, 0.0
-        with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+        with plain.line(running.port) as line:
             line.sendall(HEAD % path)
             head, _, body = line.recv(65_536).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503")

@@ -149,7 +149,7 @@ def test_keys_can_be_changed_without_a_gap(
 
 def test_a_key_has_its_own_rate(serve: Callable[..., Any], keys: Path) -> None:
     """Over it 429 with Retry-After; another key is not touched, and health is open to all."""
-    slow, fast = add_key(keys, "rank", rps=0.1), add_key(keys, "rank")
+    slow, fast = add_key(keys, "rank", rps=0.001), add_key(keys, "rank")
     running = serve(keys=keys)
 
     def answer(secret: str) -> httpx.Response:
@@ -160,7 +160,7 @@ def test_a_key_has_its_own_rate(serve: Callable[..., Any], keys: Path) -> None:
     refused = answer(slow)
     assert refused.status_code == 429
     assert refused.json()["type"] == "/problems/rate-limited"
-    assert 8 <= int(refused.headers["retry-after"]) <= 10
+    assert 900 <= int(refused.headers["retry-after"]) <= 1_000
     assert [answer(fast).status_code for _ in range(5)] == [200] * 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -47,8 +48,12 @@ async def test_parts_are_recorded_one_after_the_other(
     assert half[-1][0] == half[-1][1]
 
 
-async def test_goes_on_where_it_was_killed(
-    marmot: Callable[..., Command], redis_server: RedisServer, tiny_bundle: Path, tmp_path: Path
+def test_goes_on_where_it_was_killed(
+    marmot: Callable[..., Command],
+    cli: Callable[..., tuple[int, str, str]],
+    redis_server: RedisServer,
+    tiny_bundle: Path,
+    tmp_path: Path,
 ) -> None:
     """Killed in the middle and taken up again, the store is as if nothing had happened."""
     path = tmp_path / "events.csv"
@@ -61,14 +66,14 @@ async def test_goes_on_where_it_was_killed(
     resumed = [*command, parts, "--resume", tmp_path / "progress"]
     killed = marmot(*resumed)
     with Redis.from_url(parts) as redis:
-        wait_until(lambda: redis.dbsize() > 30, within_s=120)
+        wait_until(lambda: redis.dbsize() > 30)
     killed.send(signal.SIGKILL)
     killed.ends()
     for words in ([*command, whole], resumed):
-        code, _, err = marmot(*words).ends(within_s=120)
+        code, _, err = cli(*words)
         assert code == 0, err
-    keys, timelines, records = await _stored(tiny_bundle, whole)
-    found, same, close = await _stored(tiny_bundle, parts)
+    keys, timelines, records = asyncio.run(_stored(tiny_bundle, whole))
+    found, same, close = asyncio.run(_stored(tiny_bundle, parts))
     assert (found, same) == (keys, timelines)
     assert np.abs(close - records).max() <= 1e-4
 

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +26,7 @@ from service.house import open_model, open_store
 from service.schemas import parse_event
 from service.settings import read_settings
 from service.stream import EventStream
+from tests import plain
 from tests.servers import Command, RedisServer, flush, running_redis, wait_until
 
 USERS = [f"u{number}" for number in range(7)]
@@ -90,7 +90,9 @@ def eat(tiny_bundle: Path, producer: Producer) -> Callable[..., Awaitable[Consum
 
     async def run(cache: str, **options: Any) -> Consumed:
         options = {"group": "g", "until_empty": True, "claim_after_s": 0.1, **options}
-        made = read_settings(bundle=tiny_bundle, cache=cache, metrics_port=0)
+        made = read_settings(
+            bundle=tiny_bundle, cache=cache, metrics_port=0, store_timeout_ms=20_000.0
+        )
         return await consume(made, producer.url, **options)
 
     return run
@@ -272,7 +274,7 @@ def _settled(producer: Producer) -> int:
 
 
 def _shown(port: int, series: str) -> float:
-    lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    lines = plain.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
     (found,) = [line for line in lines if line.startswith(f"{series} ")]
     return float(found.rpartition(" ")[2])
 

@@ -14,9 +14,11 @@ from redis import Redis
 
 from cache.keys import KEEP
 from models.bundle import load_bundle
+from service import doctor as examination
 from service.marmot import run
 from service.plan import GIB, plan
 from service.wanted import Wanted
+from tests import plain
 from tests.bundles import make_bundle
 from tests.servers import RedisServer, flush
 
@@ -25,9 +27,14 @@ Doctor = Callable[..., tuple[int, dict[str, Any]]]
 
 @pytest.fixture
 def doctor(
-    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path, free_port: int
+    capsys: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Doctor:
     """Runs it on a good bundle, store and port, unless told otherwise: exit code, findings."""
+    monkeypatch.setattr(examination, "STORE_TIMEOUT_S", plain.PATIENCE_S)
 
     def call(**options: Any) -> tuple[int, dict[str, Any]]:
         whole = {

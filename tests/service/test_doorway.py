@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests import plain
 
 RANK = b'{"user_id": "u", "candidates": [1]}'
 
 
 @pytest.fixture
 def service(serve: Callable[..., Any]) -> Any:
-    return serve(body_timeout_s=0.3, body_limit_bytes=10_000)
+    return serve(body_limit_bytes=10_000)
 
 
 def told(answer: Any, status: int, slug: str) -> str:
@@ -115,7 +116,7 @@ def test_a_body_over_the_limit_is_refused(service: Any) -> None:
 
 def exchange(port: int, sent: bytes) -> tuple[int, dict[str, Any]]:
     """What a raw request is answered, read until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), 10) as line:
+    with plain.line(port) as line:
         line.sendall(sent)
         answer = b""
         while part := line.recv(65_536):
@@ -128,8 +129,9 @@ def exchange(port: int, sent: bytes) -> tuple[int, dict[str, Any]]:
     "head",
     [b"content-length: 1000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n"],
 )
-def test_a_body_that_never_ends(service: Any, head: bytes) -> None:
+def test_a_body_that_never_ends(serve: Callable[..., Any], head: bytes) -> None:
     """408 after a while, and the connection is closed."""
+    service = serve(body_timeout_s=0.3)
     status, problem = exchange(service.port, b"POST /v1/rank HTTP/1.1\r\nhost: x\r\n" + head)
     assert status == 408
     assert problem["type"] == "/problems/body-timeout"
@@ -137,7 +139,7 @@ def test_a_body_that_never_ends(service: Any, head: bytes) -> None:
 
 def test_a_caller_who_leaves_halfway_harms_nobody(service: Any, until: Any) -> None:
     """A connection cut in the middle of a body leaves nothing in flight."""
-    with socket.create_connection(("127.0.0.1", service.port), 10) as line:
+    with plain.line(service.port) as line:
         line.sendall(b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
     until(lambda: service.house.in_flight == 0)
     assert service.client.get("/health/live").status_code == 200

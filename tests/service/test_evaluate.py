@@ -160,18 +160,18 @@ def is_alive(pid: int) -> bool:
 
 
 def test_the_command_says_the_same_by_every_way(
-    marmot: Marmot, serve: Callable[..., Any], tiny_bundle: Path, events: Path
+    cli: Callable[..., Any], serve: Callable[..., Any], tiny_bundle: Path, events: Path
 ) -> None:
     """`marmot evaluate` prints the same figures via full, cache, http and a URL."""
     running, figures = serve(), []
     options = ["evaluate", "--bundle", tiny_bundle, "--events", events, "--holdout", "0.3"]
     ways = (["full"], ["cache"], ["http"], ["http", "--url", running.url])
-    for command in [marmot(*options, "--json", "--via", *way) for way in ways]:
-        code, out, err = command.ends()
+    for way in ways:
+        code, out, err = cli(*options, "--json", "--via", *way)
         assert code == 0, err
         figures.append(json.loads(out)["metrics"])
     assert figures[0]["like"]["targets"] > 30
     assert all(found == figures[0] for found in figures)
-    code, out, err = marmot(*options, "--url", running.url).ends()
+    code, out, err = cli(*options, "--url", running.url)
     assert (code, out) == (2, "")
     assert err == "marmot: --url goes with --via http, not with --via full\n"

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.plain import PATIENCE_S
 from tests.servers import Running
 
 #: The same requests every time, and enough of them to be over in a minute.
@@ -68,7 +69,7 @@ def test_answers_are_documented(fuzzed: Running) -> None:
         @FIXED
         @given(case=operation.as_strategy())
         def answers(case: Any) -> None:
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=CHECKS, timeout=PATIENCE_S)
 
         answers()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests import plain
 from tests.servers import wait_until
 
 LIMIT = 32 << 10
@@ -21,7 +21,7 @@ def service(serve: Callable[..., Any]) -> Any:
 
 def answer_to(running: Any, *parts: bytes) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON of the only answer on a connection that the server ends."""
-    with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+    with plain.line(running.port) as line:
         for part in parts:
             line.sendall(part)
         with line.makefile("rb") as file:

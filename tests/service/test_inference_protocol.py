@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import socket
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
+
+from tests import plain
 
 ITEMS = list(range(1, 31))
 NOW = 900_500_000
@@ -270,13 +272,14 @@ def test_paths_and_methods_under_v2(service: Any) -> None:
     assert service.client.get("/v2x").headers["content-type"] == "application/problem+json"
 
 
-def test_a_body_over_the_limit(serve: Callable[..., Any]) -> None:
+def test_a_body_over_the_limit(serve: Callable[..., Any], tmp_path: Path) -> None:
     """413, declared or streamed, and 408 has the same form."""
-    service = serve(body_limit_bytes=1_000, body_timeout_s=0.1)
+    service = serve(body_limit_bytes=1_000)
     large = service.client.post(INFER, content=b" " * 1_001)
     assert refused(large, 413) == "The body may have at most 1,000 bytes"
     refused(service.client.post(INFER, content=iter([b" " * 600] * 2)), 413)
-    with socket.create_connection(("127.0.0.1", service.port), 10) as line:
+    service = serve(body_timeout_s=0.1, cache=f"lmdb:{tmp_path}/other")
+    with plain.line(service.port) as line:
         line.sendall(f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{{".encode())
         answer = b"".join(iter(lambda: line.recv(65_536), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")

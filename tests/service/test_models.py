@@ -181,7 +181,7 @@ def test_a_share_of_users(start: Callable[..., Running]) -> None:
     running.post(*events)  # recorded for the version that answers this user
     assert ask(running, min(before))["cache"]["state"] == "hit"
     activate(running, "v2", canary_percent=0)
-    assert {ask(running, user)["model"]["version"] for user in users} == {"v1"}
+    assert {ask(running, user)["model"]["version"] for user in users[:100]} == {"v1"}
     load(running, "wide", "v3/wide é")
     activate(running, "v2", canary_percent=60)
     refused = running.client.post(
@@ -189,7 +189,7 @@ def test_a_share_of_users(start: Callable[..., Running]) -> None:
     )
     assert refused.status_code == 422
     activate(running, "v2", canary_percent=100)
-    assert {ask(running, user)["model"]["version"] for user in users} == {"v2"}
+    assert {ask(running, user)["model"]["version"] for user in users[:100]} == {"v2"}
 
 
 def test_a_shadow_is_seen_in_metrics_alone(start: Callable[..., Running], shelf: Path) -> None:

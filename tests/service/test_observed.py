@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,7 +128,7 @@ def test_who_is_shed_and_who_hangs_up_count(
     _check(running, "POST", "/v1/rank", {"json": RANK}, 503, "/v1/rank", "overloaded")
     admission._few = 16
     before = samples(running)
-    with socket.create_connection(("127.0.0.1", running.port), 10) as line:
+    with plain.line(running.port) as line:
         line.sendall(b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
     until(lambda: "POST /v1/rank 499" in grown(before, samples(running), "marmot_requests_total"))
 

@@ -102,7 +102,7 @@ def taken(url: str, user_id: str, fingerprint: str) -> int:
 async def test_a_summary_is_redis_own(redis_server: RedisServer) -> None:
     """A summary takes what the formula says, within 5%, whatever its tokens and sums."""
     flush(redis_server.url)
-    cache = RedisCache(redis_server.url, keep=1_000)
+    cache = RedisCache(redis_server.url, keep=1_000, timeout_s=20)
     event = Event("50", 893_286_638, {"like": Mark(1, 893_286_638)})
     try:
         for spec in (Spec(family="vista"), Spec(family="elastic", cache_dtype="int8")):

@@ -264,7 +264,7 @@ def test_forgotten_is_forgotten(running: Any) -> None:
 
 def test_the_store_may_be_away(serve: Callable[..., Any], own_redis: Any, until: Any) -> None:
     """Ranking goes on without the store and says so; events are refused; both come back."""
-    running = serve(cache=own_redis.url, store_fetch_ms=500, store_timeout_ms=3_000)
+    running = serve(cache=own_redis.url)
     event = events_of("u", 1)[0]
     running.post(event)
     own_redis.kill()

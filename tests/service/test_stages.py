@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service import recommender as stages
 from service.client import Client
 from service.errors import StartError
 from service.house import House
@@ -112,24 +113,31 @@ def test_stages_narrow_down(serve: Callable[..., Any], tiny_stages: dict[str, Pa
     assert "k is over the limit of 5" in ask(running, "recommend", 422, k=6)["detail"]
 
 
-def test_a_stage_without_time_is_cut(chain: Any) -> None:
+def test_a_stage_without_time_is_cut(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a stage cannot do in its time is named, and the others answer without it."""
     show(chain)
     recommender = chain.house.recommender
+
+    def ends(**shares: float) -> None:
+        """Half a minute for each stage but those that are told otherwise."""
+        monkeypatch.setattr(stages, "ENDS", dict.fromkeys(stages.ENDS, 0.5) | shares)
 
     async def never(*_: Any, **__: Any) -> Any:
         await asyncio.Event().wait()
 
     finds, recommender._retriever.find = recommender._retriever.find, never
-    found = ask(chain, "recommend", k=5, deadline_ms=400)
+    ends(retrieve=0.002)
+    found = ask(chain, "recommend", k=5, deadline_ms=60_000)
     assert found["degraded"] == ["retrieve-cut"]
     assert len(found["items"]) == 5
     recommender._retriever.find = finds
     ranks, recommender._ranker.score = recommender._ranker.score, never
-    found = ask(chain, "recommend", k=5, deadline_ms=400)
+    ends(rank=0.002)
+    found = ask(chain, "recommend", k=5, deadline_ms=60_000)
     assert found["degraded"] == ["rank-cut"]
     assert found["items"] == ask(chain, "retrieve", k=5)["items"]
     recommender._ranker.score = ranks
+    ends()
     assert ask(chain, "recommend", k=5)["degraded"] == []
 
 

@@ -55,7 +55,7 @@ def test_a_look(serve: Callable[..., Any], until: Callable[..., Any]) -> None:
 
 def test_a_store_that_is_away(serve: Callable[..., Any], own_redis: RedisServer) -> None:
     """A value, not a failure."""
-    running = serve(cache=own_redis.url, store_timeout_ms=200)
+    running = serve(cache=own_redis.url)
     assert running.client.get("/v1/status").json()["store"]["answers"]
     own_redis.kill()
     store = running.client.get("/v1/status").json()["store"]
@@ -104,7 +104,7 @@ def test_so_many_may_watch(serve: Callable[..., Any], until: Callable[..., Any])
         assert late.status_code == 200
         assert next(looks(late))
     until(lambda: repr(running.house.feed) == watchers(0))
-    assert running.house.feed._looking is None
+    until(lambda: running.house.feed._looking is None)
 
 
 def test_all_workers_together_until_the_end(

@@ -15,6 +15,7 @@ import pytest
 
 from cache.codec import encode_rows, rows_decoder
 from cache.timeline import Event
+from service import truth
 from service.caller import Caller
 from service.chores import Chores
 from service.house import open_model, open_store
@@ -27,6 +28,13 @@ from service.settings import read_settings
 from service.timings import Timings
 from service.truth import Answered, Truth
 from tests.stored import cells, is_record, put
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that a busy machine holds up is not given up."""
+    monkeypatch.setattr(truth, "PATIENCE_S", 60.0)
+
 
 ALWAYS = {"truth_share": 1.0, "near_mib": 0}
 CANDIDATES = list(range(20))
