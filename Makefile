@@ -6,7 +6,7 @@ VAR ?= var
 DOCKER ?= docker
 TRAIN_ARGS ?=
 BENCH_ARGS ?=
-TEST_ARGS ?= -n auto --dist loadfile
+TEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 QUALITY_ARGS ?=
 LOAD_ARGS ?= --events $(VAR)/data/events.parquet
 

@@ -28,6 +28,25 @@ settings.register_profile("steady", PATIENT, derandomize=True)
 settings.load_profile("steady")
 
 
+#: Files that take longest, longest first: begun last, one of them would run on one core alone.
+LONGEST = (
+    "laws/test_movielens.py",
+    "loadtest/test_bench.py",
+    "test_order.py",
+    "loadtest/test_peers.py",
+    "service/test_consume.py",
+    "pages/test_playground.py",
+    "service/test_cli.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts by file only: the tests of a file stay together, and in their order."""
+    here = Path(__file__).parent
+    rank = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Shared by all tests: `FLUSHDB` is allowed, it is ours."""
