@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import ConnectionError as RedisAway
@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from cache.cluster_link import ClusterLink
 from cache.errors import BadCacheUrl
 from cache.redis_link import Link, RedisLink
+from cache.watchers import Watchers
 
 PORTS = {"cluster": 6379, "sentinel": 26379}
 ASKING_SENTINELS = 3
@@ -88,7 +89,7 @@ class RedisUrl:
 
     def _sentinel(self, made: dict[str, Any], timeout_s: float, *, replica_reads: bool) -> Link:
         patience_s = timeout_s / (ASKING_SENTINELS + 1)
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        sentinel = Watchers(  # type: ignore[no-untyped-call]
             self.addresses,
             sentinel_kwargs={
                 "protocol": 2,

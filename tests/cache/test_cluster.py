@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from cache.keys import RedisKeys, owner_of
 from cache.redis_cache import RedisCache
+from cache.watchers import Watchers
 from tests.cache.stores import LAYOUT, rows_of, some_events
 from tests.clusters import RedisCluster, RedisSentinel, ask, running_sentinel
+from tests.ports import free_port
 
 USERS = [f"user-{at}" for at in range(12)]
 
@@ -137,3 +141,17 @@ async def test_an_old_copy_is_told_by_its_version(sentinel: RedisSentinel) -> No
     assert (await cache.fetch("u", limit=9)).version == new
     for opened in (cache, quick):
         await opened.close()
+
+
+async def test_no_watcher_is_lost_to_those_who_ask_at_once(sentinel: RedisSentinel) -> None:
+    """One that is away is asked first by all of them; afterwards it is still known, and once."""
+    ports = [free_port(), *(watcher.port for watcher in sentinel.watchers)]
+    watchers = Watchers(  # type: ignore[no-untyped-call]
+        [("127.0.0.1", port) for port in ports], sentinel_kwargs={"retry": Retry(NoBackoff(), 0)}
+    )
+    everyone = set(watchers.sentinels)
+    found = await asyncio.gather(*(watchers.discover_master("marmot") for _ in range(20)))
+    assert {port for _, port in found} == {sentinel.master.port}
+    assert len(watchers.sentinels) == len(everyone)
+    assert set(watchers.sentinels) == everyone
+    await watchers.aclose()
