@@ -31,12 +31,12 @@ settings.load_profile("steady")
 #: Files that take longest, longest first: begun last, one of them would run on one core alone.
 LONGEST = (
     "laws/test_movielens.py",
+    "laws/test_small_models.py",
     "loadtest/test_bench.py",
-    "test_order.py",
-    "loadtest/test_peers.py",
-    "service/test_consume.py",
-    "pages/test_playground.py",
     "service/test_cli.py",
+    "test_order.py",
+    "pages/test_playground.py",
+    "laws/test_forgotten.py",
 )
 
 
