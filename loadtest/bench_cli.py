@@ -91,8 +91,8 @@ def bench(
     """Compare the service with the bare graph and the machine, in turns, in one run.
 
     Starts the service itself: one worker, one engine thread. Ratios tell; milliseconds are this
-    machine's at this moment. All known users fit into the service's near tier; with
-    MARMOT_NEAR_MIB=0 in the environment it has none.
+    machine's at this moment. All known users fit into the service's near tier, and come again; with
+    MARMOT_NEAR_MIB=0 in the environment it has none, and every request is like a user's first.
     """
     plan = Plan(
         bundle,
