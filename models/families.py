@@ -70,7 +70,7 @@ PROJECTING: Mapping[str, Writer] = {
 }
 
 #: Larger item tables are not held twice more for users who come again.
-MOST_TABLE_BYTES = 256 << 20
+MOST_TABLE_BYTES = 64 << 20
 
 
 def _more(model: RankingModel) -> Mapping[str, Writer]:

@@ -48,10 +48,10 @@ def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     ):
         for depth, part in enumerate(parts_of(g, w.spec.layers, tokens, axis=0)):
             whole = behind(leading[depth], part)
-            g.output(whole, f"{name}_{depth}", "float32", "batch", "records", leading.shape[-1])
+            g.output(whole, f"{name}_{depth}", "float32", "batch", "tokens", leading.shape[-1])
     untimed = np.full(VECTOR, len(w.gaps(0)), np.int32)
     timed = g.add("Sub", fed.states[0], fed.states[0])
-    g.output(behind(untimed, timed), "offsets", "int32", "batch", "records")
+    g.output(behind(untimed, timed), "offsets", "int32", "batch", "tokens")
     return g
 
 
