@@ -87,8 +87,9 @@ class Crowd:
                 answer = await client.post("/v1/events", json.dumps({"events": events}).encode())
                 assert answer.status == 200, answer.body
                 self._truth[user] = await _scores(client, user)
-            waves = (Request("rank", "/v1/rank", _rank(_user(at), THEN)) for at in count())
-            results = await closed_loop(client, PROBE_CALLERS, PROBE_S, waves, lambda _: None)
+            # Mixed as later on: users whom nobody writes are ranked for much less.
+            mix = map(_probe, count(1))
+            results = await closed_loop(client, PROBE_CALLERS, PROBE_S, mix, lambda _: None)
         return sum(result.ok for result in results) / PROBE_S
 
     async def _go_on(self, rate: float) -> None:
@@ -118,8 +119,7 @@ class Crowd:
 
     async def _post(self, client: Client, number: int) -> None:
         user, item = _user(number // EVENT_EVERY), f"soak-{number}"
-        event = {"user_id": user, "item_id": item, "timestamp": THEN + 1 + number}
-        body = json.dumps({"events": [event]}).encode()
+        body = _event(user, item, number)
         answer = await self._sent(client, "event", "/v1/events", body)
         if answer is not None and answer.status == 200:
             self.acknowledged.add((user, item))
@@ -181,6 +181,20 @@ def _number(user: str) -> int:
 def _candidates(user: str) -> list[int]:
     """Everybody asks about others, so that no answer fits anybody else."""
     return list(range(100 * _number(user), 100 * _number(user) + CANDIDATES))
+
+
+def _event(user: str, item: str, number: int) -> bytes:
+    """One that comes after the moment about which most rank requests are."""
+    event = {"user_id": user, "item_id": item, "timestamp": THEN + 1 + number}
+    return json.dumps({"events": [event]}).encode()
+
+
+def _probe(number: int) -> Request:
+    if number % EVENT_EVERY == 0:
+        user = _user(number // EVENT_EVERY)
+        return Request("event", "/v1/events", _event(user, f"probe-{number}", number))
+    then = THEN if number % NOW_EVERY else None
+    return Request("rank", "/v1/rank", _rank(_user(number), then))
 
 
 def _rank(user: str, timestamp: int | None) -> bytes:
