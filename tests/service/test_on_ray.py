@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,17 @@ def cluster() -> Iterator[dict[str, str]]:
     # A busy machine is no broken one; Ray waits for half a minute unless told otherwise.
     env["RAY_raylet_start_wait_time_s"] = env["RAY_worker_register_timeout_seconds"] = str(WITHIN_S)
     env["RAY_agent_register_timeout_ms"] = f"{WITHIN_S}000"
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", CLUSTER],
-        env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=env | secret, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert address
-        yield {"PYTHONPATH": path, "RAY_ADDRESS": address}
+        yield {"PYTHONPATH": path, "RAY_ADDRESS": address, **secret}
         process.stdin.close()
 
 
