@@ -27,6 +27,8 @@ OPSET = 23
 MANIFEST = "manifest.json"
 #: The graph that every bundle has, and that example.npz is a feed of: candidates to scores.
 RANK_FILE = "rank.onnx"
+#: Where the large constants of all graphs lie, if there are any.
+TABLES = "tables.bin"
 #: A graph that a bundle may have besides: the rank graph with its attention as outputs.
 EXPLAIN = "explain"
 REQUIRED_FILES = (
@@ -50,12 +52,23 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A constant of a graph that lies in `TABLES`, from the byte `offset` on."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
-    """One ONNX file and what goes in and out of it, in order."""
+    """One ONNX file, what goes in and out of it, in order, and what it looks up in `TABLES`."""
 
     file: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,10 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def table(self, table: Table) -> np.ndarray[Any, Any]:
+        """The numbers of a table, mapped into memory: pages that processes share."""
+        return np.memmap(self.path / TABLES, table.dtype, "r", table.offset, table.shape)
 
     def example(self) -> dict[str, np.ndarray[Any, Any]]:
         """One valid feed of its first graph, as training wrote it."""
@@ -200,7 +217,11 @@ def _graph(entry: dict[str, Any]) -> Graph:
     def ports(values: list[dict[str, Any]]) -> tuple[Port, ...]:
         return tuple(Port(v["name"], v["dtype"], tuple(v["axes"])) for v in values)
 
-    return Graph(entry["file"], ports(entry["inputs"]), ports(entry["outputs"]))
+    tables = tuple(
+        Table(v["name"], v["dtype"], tuple(v["shape"]), v["offset"])
+        for v in entry.get("tables", ())
+    )
+    return Graph(entry["file"], ports(entry["inputs"]), ports(entry["outputs"]), tables)
 
 
 def check_target(path: Path) -> None:

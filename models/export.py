@@ -15,6 +15,7 @@ import torch
 from models.bundle import EXPLAIN, fingerprint_of, write_bundle, write_items
 from models.families import build_graphs
 from models.graph import described
+from models.graph_files import GraphFiles
 from models.marm import Marm
 from models.ranking_model import History, RankingModel
 from models.sequences import NEVER_S
@@ -60,6 +61,7 @@ def export(
         for tensor_name, tensor in model.state_dict().items()
     ]
     fingerprint = fingerprint_of(model.spec, tensors, item_ids)
+    files = GraphFiles(graphs)
     manifest = {
         "name": name,
         "version": version or fingerprint[:8],
@@ -69,14 +71,13 @@ def export(
         "spec": model.spec.to_dict(),
         "receptive_field": model.spec.receptive_field,
         "row": _row(model.spec),
-        "graphs": described({name: graph for name, (_, graph) in graphs.items()}),
+        "graphs": described(files.graphs),
         "trained_on": dict(trained_on or {}),
         "metrics": dict(metrics or {}),
     }
 
     def fill(folder: Path) -> None:
-        for proto, graph in graphs.values():
-            onnx.save(proto, folder / graph.file)
+        files.write(folder)
         safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
         categories = model.categories[: len(item_ids)].tolist() if model.spec.finds_first else None
         write_items(folder / "items.parquet", item_ids, item_names, categories)

@@ -69,18 +69,14 @@ PROJECTING: Mapping[str, Writer] = {
     "projected": projected_graphs.projected,
 }
 
-#: Larger item tables are not held twice more for users who come again.
-MOST_TABLE_BYTES = 64 << 20
-
 
 def _more(model: RankingModel) -> Mapping[str, Writer]:
     """Writers of the graphs that not every model of a family has."""
     spec = model.spec
     if spec.search:
         return SEARCHING[spec.search_by]
-    is_small = 4 * model.items * spec.width <= MOST_TABLE_BYTES
     can_project = spec.family == "marm" and spec.layers and spec.stage == "rank"
-    return PROJECTING if can_project and is_small else {}
+    return PROJECTING if can_project else {}
 
 
 def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:

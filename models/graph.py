@@ -8,6 +8,7 @@ export, so they are written by hand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,11 @@ def described(graphs: Mapping[str, Graph]) -> dict[str, Any]:
         return [{"name": p.name, "dtype": p.dtype, "axes": list(p.axes)} for p in found]
 
     return {
-        name: {"file": g.file, "inputs": ports(g.inputs), "outputs": ports(g.outputs)}
+        name: {
+            "file": g.file,
+            "inputs": ports(g.inputs),
+            "outputs": ports(g.outputs),
+            **({"tables": [asdict(table) for table in g.tables]} if g.tables else {}),
+        }
         for name, g in graphs.items()
     }

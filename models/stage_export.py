@@ -15,6 +15,7 @@ from models.additions import Additions
 from models.bundle import RANK_FILE, Graph, Vocabulary, fingerprint_of, write_bundle, write_items
 from models.export import TOLERANCE, ExportError
 from models.graph import GraphBuilder, described
+from models.graph_files import GraphFiles
 from models.graph_weights import GraphWeights, as_array
 from models.lessons import Past, windows
 from models.prerank import Prerank
@@ -57,6 +58,7 @@ def export_stage(
         for tensor_name, tensor in model.state_dict().items()
     ]
     fingerprint = fingerprint_of(spec, tensors, vocabulary.ids)
+    files = GraphFiles(graphs)
     manifest = {
         "name": name,
         "version": version or fingerprint[:8],
@@ -65,14 +67,13 @@ def export_stage(
         "family": spec.family,
         "spec": spec.to_dict(),
         "receptive_field": spec.reads + reads.get("record_field", spec.record_field),
-        "graphs": described({name: graph for name, (_, graph) in graphs.items()}),
+        "graphs": described(files.graphs),
         "trained_on": dict(trained_on or {}),
         "metrics": dict(metrics or {}),
     }
 
     def fill(folder: Path) -> None:
-        for proto, graph in graphs.values():
-            onnx.save(proto, folder / graph.file)
+        files.write(folder)
         for file, example in examples.items():
             name = "example.npz" if file == RANK_FILE else file.replace(".onnx", ".npz")
             np.savez(folder / name, **example)  # type: ignore[arg-type]

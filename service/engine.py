@@ -69,12 +69,14 @@ class Engine:
             for name, graph in bundle.graphs.items()
             if graph.outputs
         }
-        self._sessions = {
-            name: _open_session(bundle.file(bundle.graphs[name].file), provider, threads)
-            for name in self._outputs
-            if name in (*bundle.spec.graphs, *also)  # each holds the items' vectors once more
-        }
         self._open = partial(_open_session, provider=provider, threads=threads)
+        #: Large tables by where they begin in the bundle's file; sessions only borrow them.
+        self._tables: dict[int, Any] = {}
+        self._sessions = {
+            name: self._open_graph(name)
+            for name in self._outputs
+            if name in (*bundle.spec.graphs, *also)  # small tables are in each once more
+        }
         device = DEVICES.get(provider.lower(), "cpu")
         self._bound = {
             name: BoundRuns(session, bundle.graphs[name], device)
@@ -96,7 +98,7 @@ class Engine:
     def open(self, graph: str) -> None:
         """Makes a graph ready that was not opened at the start; takes its time once."""
         if graph not in self._sessions:
-            self._sessions[graph] = self._open(self.bundle.file(self.bundle.graphs[graph].file))
+            self._sessions[graph] = self._open_graph(graph)
 
     def submit(self, graph: str, feed: Feed, finished: Finished, is_wanted: IsWanted) -> None:
         """Queues a run; `finished` is called from the engine's thread.
@@ -121,6 +123,16 @@ class Engine:
         self._work.put(None)
         self._thread.join()
 
+    def _open_graph(self, name: str) -> Any:
+        graph = self.bundle.graphs[name]
+        # Other providers copy tables to where they compute.
+        lent = graph.tables if self.provider.lower() == "cpu" else ()
+        for table in lent:
+            if table.offset not in self._tables:
+                self._tables[table.offset] = _lendable(self.bundle.table(table))
+        borrowed = {table.name: self._tables[table.offset] for table in lent}
+        return self._open(self.bundle.file(graph.file), borrowed)
+
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
             graph, feed, finished, is_wanted = item
@@ -136,13 +148,23 @@ class Engine:
                 finished(outputs, perf_counter() - began, None)
 
 
-def _open_session(file: Path, provider: str, threads: int) -> Any:
+def _runtime(provider: str) -> Any:
     try:
         import onnxruntime as ort  # noqa: PLC0415  (an extra: cpu or gpu)
     except ModuleNotFoundError as error:
         extra = "cpu" if provider == "cpu" else "gpu"
         raise StartError(f"there is no ONNX Runtime here: pip install 'marmot[{extra}]'") from error
     ort.disable_telemetry_events()  # on by default in its builds
+    return ort
+
+
+def _lendable(table: Array) -> Any:
+    """A table as sessions borrow it: not copied."""
+    return _runtime("cpu").OrtValue.ortvalue_from_numpy(table)
+
+
+def _open_session(file: Path, borrowed: Mapping[str, Any], *, provider: str, threads: int) -> Any:
+    ort = _runtime(provider)
     asked = PROVIDERS.get(provider.lower(), provider)
     known = ort.get_available_providers()
     if asked not in known:
@@ -157,6 +179,8 @@ def _open_session(file: Path, provider: str, threads: int) -> Any:
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # A thread that spins for work takes the core from the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, table in borrowed.items():
+        options.add_initializer(name, table)
     try:
         session = ort.InferenceSession(str(file), options, providers=[asked])
     except Exception as error:

@@ -98,7 +98,7 @@ class Model:
         layout = None
         if spec.cached_depths or spec.summary:
             # Rows that any request may find stay as long as their events do.
-            reach = None if spec.search else spec.reach
+            reach = spec.reach if spec.cached_depths and not spec.search else None
             span = spec.record_field if spec.search else None
             layout = Layout(bundle.fingerprint, spec.row, reach, span, spec.summary_row)
         lexicon = Lexicon(bundle.vocabulary)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cache.chunk import CHUNK_EVENTS
+from cache.timeline import Event
 from service import summaries
+from service.house import open_model, open_store
+from service.settings import read_settings
 from service.summaries import refresh
 from tests.bundles import make_bundle
 from tests.laws.world import CANDIDATES, Posted, reference, scores_of
@@ -251,3 +256,20 @@ def test_explain_leaves_events_out_of_the_summary(vista: Path, serve: Serve) -> 
         left = [event for event in events if event["timestamp"] != told["timestamp"]]
         without = reference(vista, left, "u", [1, 2], NOW)[:, 0]
         assert np.abs(with_it - without - told["effect"]["like"]).max() <= FLOAT32
+
+
+async def test_an_event_reads_as_much_of_a_long_history_as_of_a_short(
+    vista: Path, tmp_path: Path
+) -> None:
+    """What a write reads of a user is bounded: the newest events, in whole chunks."""
+    async with AsyncExitStack() as stack:
+        options = read_settings(bundle=vista, cache=f"lmdb:{tmp_path}/cache")
+        model = open_model(options, stack)
+        cache = await open_store(options, model)
+        stack.push_async_callback(cache.close)
+        events = [Event(str(place % 60), place) for place in range(2_000)]
+        await cache.append((await cache.fetch("u", limit=1, around=events)).merge(events))
+        snapshot = await cache.fetch(
+            "u", limit=model.spec.rewrites, layout=model.layout, around=[Event("1", 3_000)]
+        )
+        assert len(snapshot.stored.timeline) < model.spec.rewrites + 2 * CHUNK_EVENTS
