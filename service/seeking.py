@@ -20,9 +20,11 @@ async def sought(question: Question, memory: Memory) -> dict[str, Array] | None:
     if not spec.search or spec.finds_first or memory.events <= spec.search:
         return None
     if memory.ready is None:
-        known, events = memory.newest(spec.attends)
+        known, _ = memory.newest(spec.attends)
+        counted = spec.counted(known["feedback"])
         question.check_deadline()
-        rows = {name: _with_one_more(name, part)[None] for name, part in known.items()}
+        rows = {name: _with_one_more(name, part[counted])[None] for name, part in known.items()}
+        events = int(counted.sum())
         memory.ready = await project(rows, question, {"records": events + 1}, each=events)
     return memory.ready
 
