@@ -131,6 +131,9 @@ def train(
         Literal["exact", "faiss"],
         typer.Option(help="How retrieval searches its items; faiss is an extra, for millions."),
     ] = "exact",
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-6, max=1, help="Of ranking over whole timelines.")
+    ] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     cache_dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
@@ -268,6 +271,7 @@ def train(
         categories=categories if spec.finds_first else None,
         recipe=Recipe(
             epochs=epochs,
+            learning_rate=learning_rate,
             negatives=negatives,
             negative_sampling=negative_sampling,
             reconstruction=reconstruction,

@@ -40,8 +40,9 @@ def silent(user: str, count: int) -> list[Posted]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize(
+    ("kind", "count"), [*((kind, 30) for kind in KINDS), ("marm", 3), ("search by category", 3)]
+)
 def test_late_feedback_decides(
     serve: Callable[..., Running], tmp_path: Path, kind: str, count: int
 ) -> None:
@@ -71,14 +72,19 @@ def test_late_feedback_decides(
     assert np.abs(scores_of(answer) - cold).max() <= 1e-6
 
 
-def test_one_that_counts_is_found_among_many(serve: Callable[..., Running], tmp_path: Path) -> None:
-    """A search finds the one event that counts behind more than it looks for that do not."""
+def test_one_that_counts_is_found_among_many(
+    serve: Callable[..., Running], until: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A search finds the one event that counts behind more than it looks for that do not, and the
+    full computation behind the answer says the same."""
     for by in ("category", "attention"):
         fields = {**LONG, "search_by": by, "history_where": "share"}
         bundle = make_bundle(tmp_path / by, **fields)
-        world = World(serve(bundle=bundle, cache=f"lmdb:{tmp_path}/{by}-cache"), bundle)
+        cache = f"lmdb:{tmp_path}/{by}-cache"
+        world = World(serve(bundle=bundle, cache=cache, truth_share=1.0), bundle)
         events = silent("u", 50)
         events[2]["feedback"] = {"share": 1}
         world.running.post(*events)
         cold = scores_of(world.running.rank("nobody", CANDIDATES, timestamp=NOW))
         assert np.abs(scores_of(world.check("u", events, NOW)) - cold).max() > 1e-4
+        until(lambda at=world: 'result="equal"} 1.0' in at.running.client.get("/metrics").text)
