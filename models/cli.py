@@ -104,6 +104,14 @@ def train(
         Literal["category", "attention"] | None,
         typer.Option(help="What is relevant.", show_default="category where the items have one"),
     ] = None,
+    history_where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Attend only to events whose feedback for this task is 1.",
+            show_default="to all",
+        ),
+    ] = None,
     embedding: Annotated[
         str, typer.Option(help=f"How items become vectors: {', '.join(EMBEDDINGS)}.")
     ] = "full",
@@ -123,6 +131,9 @@ def train(
         Literal["exact", "faiss"],
         typer.Option(help="How retrieval searches its items; faiss is an extra, for millions."),
     ] = "exact",
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-6, max=1, help="Of ranking over whole timelines.")
+    ] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     cache_dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Numbers in the cache.")
@@ -171,6 +182,7 @@ def train(
 
     names = read_names(items) if items else {}
     store = _store_of(cache, base, is_asked_for=stream)
+    _check_where(history_where, is_followed=stage != "rank" or base is not None)
     if store:
         if stage != "rank" or (epochs or 1) > 1 or negatives or history is not None:
             raise UsageError("--stream is one pass: without --stage, --negatives and --history")
@@ -185,6 +197,7 @@ def train(
                 "time_gap": time_gap == "on",
                 "embedding": embedding,
                 "cache_dtype": cache_dtype,
+                "history_where": history_where or "",
             },
             tasks,
             {"miss_rate": miss_rate, "sample": sample},
@@ -244,6 +257,7 @@ def train(
         search_by=search_by or ("attention" if categories is None and searches else "category"),
         summary=summary or 0,
         refresh_events=refresh_events or 0,
+        history_where=history_where or "",
     )
     share_the_cores()
     from models.course import run_course  # noqa: PLC0415  (torch from here on)
@@ -257,6 +271,7 @@ def train(
         categories=categories if spec.finds_first else None,
         recipe=Recipe(
             epochs=epochs,
+            learning_rate=learning_rate,
             negatives=negatives,
             negative_sampling=negative_sampling,
             reconstruction=reconstruction,
@@ -283,6 +298,11 @@ def _store_of(cache: str | None, base: Path | None, *, is_asked_for: bool) -> st
     if not is_asked_for and (cache is not None or base is not None):
         raise UsageError("--cache and --from go with --stream")
     return cache
+
+
+def _check_where(where: str | None, *, is_followed: bool) -> None:
+    if where is not None and is_followed:
+        raise UsageError("--history-where is said of a ranking model at first: others follow it")
 
 
 def _train_stream(

@@ -199,7 +199,11 @@ def long_range(
     ] = 5_000,
     topics_per_user: Annotated[
         int, typer.Option(min=2, help="Deciding events of a user, one for each probe.")
-    ] = 32,
+    ] = 16,
+    topics: Annotated[
+        int | None,
+        typer.Option(min=2, help="All topics.", show_default="as many as one user has"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -210,7 +214,7 @@ def long_range(
             shape = LongRange(
                 users,
                 distance,
-                topics=max(64, 2 * topics_per_user),
+                topics=topics_per_user if topics is None else topics,
                 topics_per_user=topics_per_user,
             )
         except ValueError as error:

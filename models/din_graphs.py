@@ -10,7 +10,7 @@ import numpy as np
 from models.din import ActivationUnit
 from models.family import UNIT_WIDTH
 from models.graph import GraphBuilder
-from models.graph_history import Fed, Past, bucket_of, read_past
+from models.graph_history import Fed, Past, bucket_of, counted, read_past
 from models.graph_targets import Targets, ask, linear, since
 from models.graph_weights import GraphWeights, as_array
 
@@ -22,7 +22,10 @@ def rank(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     gap = since(g, timestamp, times)
     targets = Targets(w, g, candidates, timestamp)
     if w.spec.depth:
-        targets.take(0, _found(w, g, targets, past, bucket_of(g, gap)))
+        bucket, counts = bucket_of(g, gap), counted(w, g, past.feedback)
+        if counts is not None:  # what does not is masked as the future is
+            bucket = g.add("Where", counts, bucket, g.constant(0, "int32"))
+        targets.take(0, _found(w, g, targets, past, bucket))
     targets.score()
     return g
 

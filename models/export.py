@@ -177,16 +177,28 @@ def _prove(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Non
         }
         scores = _run(runs["rank"], {**asked, **seen, **cached})[0]
         _compare("rank.onnx", scores, _rank(model, asked, seen, list(cached.values())), 0.0)
-        if model.spec.finds_first and events >= reads:
-            _prove_found(model, runs, asked, {**seen, **cached}, scores)
-        if model.spec.search and not model.spec.finds_first:
-            _prove_sought(runs, asked, {**seen, **cached}, scores)
+        if model.spec.search:
+            shown = _all_counted(model.spec, {**seen, **cached})
+            wanted = _run(runs["rank"], {**asked, **shown})[0]
+            if not model.spec.finds_first:
+                _prove_sought(runs, asked, shown, wanted)
+            elif events >= reads:
+                _prove_found(model, runs, asked, shown, wanted)
         if "projected" in runs:
             _prove_projected(runs, asked, {**seen, **cached}, scores)
         if EXPLAIN in runs:
             explained, spread, rest = _run(runs[EXPLAIN], {**asked, **seen, **cached})
             _compare("explain.onnx", explained, scores, 0.0)
             _compare("explain.onnx", spread.sum(axis=3) + rest, np.ones_like(rest), 0.0)
+
+
+def _all_counted(spec: Spec, shown: Feed) -> Feed:
+    """The same events as those that a search may find: others are left out before its graphs."""
+    if spec.where is None:
+        return shown
+    feedback = shown["feedback"].copy()
+    feedback[..., spec.where] = 1
+    return {**shown, "feedback": feedback}
 
 
 def _prove_found(

@@ -20,7 +20,10 @@ from models.graph_weights import GraphWeights
 
 
 def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
-    """The events of a category and their records to every layer's keys and values."""
+    """The events of a category and their records to every layer's keys and values.
+
+    All of them count as history: others are not found.
+    """
     past = read_events(w, g, w.spec.attends)
     items = g.add("Reshape", past.items, g.ints(-1))
     known = known_of(w, g, items, past.records)

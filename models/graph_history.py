@@ -120,6 +120,14 @@ def known_of(w: GraphWeights, g: GraphBuilder, items: str, records: str | None) 
     return known
 
 
+def counted(w: GraphWeights, g: GraphBuilder, feedback: str) -> str | None:
+    """Which events count as history: bool (batch, R) of feedback (batch, R, tasks); None: all."""
+    if w.spec.where is None:
+        return None
+    said = g.add("Gather", feedback, g.ints(w.spec.where), axis=2)
+    return g.add("Equal", g.add("Squeeze", said, g.ints(2)), g.constant(1, "int8"))
+
+
 @dataclass(frozen=True, slots=True)
 class Fed:
     """Feedback of N history tokens, ready to be joined with their records of any layers."""

@@ -41,6 +41,10 @@ class GraphWeights:
         # (depth, tasks, 3, width): what each state of feedback adds.
         self.key_states = np.array([as_array(layer.feedback_key) for layer in layers])
         self.value_states = np.array([as_array(layer.feedback_value) for layer in layers])
+        # What each state adds to scores: (tasks, 3), for wide keys.
+        self.state_biases = np.zeros((self.tasks, 3), np.float32)
+        if model.spec.where is not None:
+            self.state_biases[model.spec.where, :2] = MASKED
 
     @cached_property
     def item_bias(self) -> Array:
@@ -80,12 +84,17 @@ class GraphWeights:
             bias = np.zeros_like(bias)
         return np.concatenate([np.full((1, self.heads), MASKED, np.float32), bias[1:]])
 
+    def wide_key_states(self) -> list[Array]:
+        """Per task what feedback adds to wide keys: (depth, 3, wide) each."""
+        biases = self.state_biases[None, :, :, None, None]
+        return list(np.moveaxis(self.widened(self.key_states, biases), 1, 0))
+
     def timed_key_states(self) -> list[Array]:
         """Per task what feedback adds to wide keys; the first task's with the gap's bias.
 
         (depth, buckets * 3, wide), row 3 bucket + state, then (depth, 3, wide) for each other.
         """
-        first, *others = np.moveaxis(self.widened(self.key_states), 1, 0)
+        first, *others = self.wide_key_states()
         gaps = np.array([self.gaps(depth) for depth in range(self.spec.layers)])
         bias = self.widened(np.zeros((*gaps.shape[:2], self.width), np.float32), gaps[..., None])
         both = bias[:, :, None] + first[:, None]

@@ -43,6 +43,7 @@ def _searched(spec: Spec) -> dict[str, str]:
 def _kept(spec: Spec) -> dict[str, str]:
     return {
         "receptive field": f"{spec.receptive_field} events",
+        **({"attends to": f"events whose {spec.history_where} is 1"} if spec.history_where else {}),
         **_searched(spec),
         **_cached(spec),
     }

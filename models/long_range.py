@@ -30,13 +30,15 @@ UNKNOWN = -1
 class LongRange:
     """What is generated; a `ValueError` says which numbers do not go together.
 
-    `topics` and `noise_items` exist altogether, and a user sees `topics_per_user` of them.
+    `topics` and `noise_items` exist altogether, and a user sees `topics_per_user` of them. Who is
+    told no categories must learn which probe goes with which topic from the users that show both:
+    the more topics there are, the more users that takes.
     """
 
     users: int = 200
     distance: int = 5_000
-    topics: int = 64
-    topics_per_user: int = 32
+    topics: int = 16
+    topics_per_user: int = 16
     noise_items: int = 400
     noise_categories: int = 20
 

@@ -37,7 +37,8 @@ class Marm(RankingModel):
         ends = torch.cat([position.expand_as(items), visible], dim=1)  # (B, T + M)
         asked = torch.cat([timestamps, asked_at], dim=1)
         gaps = asked[:, :, None] - timestamps[:, None, :]  # (B, T + M, T)
-        biases = self._biases(gaps, self._unseen(ends[:, :, None], position))
+        masked = self._hidden(self._unseen(ends[:, :, None], position), feedback)
+        biases = self._biases(gaps, masked)
         prior = self._prior(items)
         known = self.embedding(items)  # the history's records at the current depth
         start = known if targets is items else self.embedding(targets)
@@ -60,7 +61,7 @@ class Marm(RankingModel):
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         """Only the candidates' own steps, against cached records."""
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        masked = self._missed(candidates, history.items, gaps >= 0)
+        masked = self._missed(candidates, history, gaps >= 0)
         return self.answer(candidates, gaps, masked, history)
 
     def answer(
@@ -96,7 +97,7 @@ class Marm(RankingModel):
             torch.cat([old, fresh])
             for old, fresh in ((history.items, new.items), (history.feedback, new.feedback))
         )
-        biases = self._biases(blocks.gaps_s, blocks.unseen)
+        biases = self._biases(blocks.gaps_s, self._hidden(blocks.unseen, feedback[blocks.keys]))
         if missed.any():
             wall = torch.where(nn.functional.pad(missed, (0, T))[blocks.keys], MASKED, 0.0)
             wall = nn.functional.pad(wall, (1, 0))[:, None, None]
@@ -140,9 +141,10 @@ class Marm(RankingModel):
         times = torch.cat([history.timestamps, timestamps], dim=1)
         gaps = timestamps[:, :, None] - times[:, None, :]  # (B, T, R + T)
         # Padding lies in the future of every event.
-        biases = self._biases(gaps, self._unseen(position[R:, None], position) | (gaps < 0))
+        unseen = self._unseen(position[R:, None], position) | (gaps < 0)
         prior = self._prior(torch.cat([history.items, items], dim=1))
         feedback = torch.cat([history.feedback, feedback], dim=1)
+        biases = self._biases(gaps, self._hidden(unseen, feedback))
         stream = self.embedding(items)
         known = torch.cat([self.embedding(history.items), stream], dim=1)
         outputs = normalised(stream)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from models.graph import GraphBuilder
-from models.graph_history import Fed, Past, bucket_of, memories, parts_of, read_past
+from models.graph_history import Fed, Past, bucket_of, counted, memories, parts_of, read_past
 from models.graph_norm import normalised
 from models.graph_targets import Finding, Targets, Watched, ask, mix, relu, since
 from models.graph_weights import GraphWeights
@@ -95,7 +95,7 @@ def records_of(
 
     (batch, T, depth - 1, width), or None where no layer attends to records.
     """
-    biases = _window_biases(w, g, times, timestamps)
+    biases = _window_biases(w, g, times, timestamps, counted(w, g, seen.feedback))
     start = w.look_up(g, items)  # (batch, T, width)
     known = w.look_up(g, seen.items)  # (batch, R + T, width)
     fed = Fed.of(w, g, g.add("Reshape", seen.items, g.ints(-1)), seen.feedback)
@@ -179,8 +179,13 @@ def _write_row(w: GraphWeights, g: GraphBuilder, records: str | None) -> None:
     g.output(half, "new_scales", "float16", *axes)
 
 
-def _window_biases(w: GraphWeights, g: GraphBuilder, times: str, timestamps: str) -> Sequence[str]:
-    """Per layer the bias of each (new event, null or seen event): (batch, heads, T, 1 + R + T)."""
+def _window_biases(
+    w: GraphWeights, g: GraphBuilder, times: str, timestamps: str, counts: str | None
+) -> Sequence[str]:
+    """Per layer the bias of each (new event, null or seen event): (batch, heads, T, 1 + R + T).
+
+    `counts` (batch, R + T) says which of those seen are attended to at all.
+    """
     if not w.spec.hidden_depths:
         return ()
     gap = g.add(
@@ -193,6 +198,8 @@ def _window_biases(w: GraphWeights, g: GraphBuilder, times: str, timestamps: str
     own = g.add("Unsqueeze", g.add("Range", g.add("Sub", seen, new), seen, one), g.ints(1))
     oldest = g.add("Sub", own, g.constant(w.spec.window, "int64"))
     inside = g.add("And", g.add("Less", position, own), g.add("GreaterOrEqual", position, oldest))
+    if counts is not None:
+        inside = g.add("And", inside, g.add("Unsqueeze", counts, g.ints(1)))
     # Outside the window counts as the future: bucket 0. The null key has one of its own.
     gaps = np.concatenate([w.gaps(depth) for depth in range(w.spec.hidden_depths)], axis=1)
     table = np.pad(gaps, [(0, 1), (0, 0)])

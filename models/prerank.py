@@ -18,7 +18,7 @@ class Prerank(Scorer):
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        biases = self._biases(gaps, gaps < 0)
+        biases = self._biases(gaps, self._hidden(gaps < 0, history.feedback))
         prior = self._prior(history.items)
         start = self.embedding(candidates)
         logits: Tensor = self.item_bias(candidates)

@@ -27,7 +27,7 @@ def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     known = known_of(w, g, items, past.records)
     fed = Fed.of(w, g, items, past.feedback)
     keys = g.add("MatMul", known, g.floats(w.widened(w.key)))
-    keys = moved(g, keys, np.moveaxis(w.widened(w.key_states), 1, 0), fed.states)
+    keys = moved(g, keys, w.wide_key_states(), fed.states)
     values = fed.values(w, g, slice(0, w.spec.layers), known)
 
     batch = g.add("Shape", past.items, end=1)

@@ -122,16 +122,21 @@ class RankingModel(Scorer):
         """`forward_targets` by search."""
         position = torch.arange(items.shape[1], device=items.device)
         gaps_s = asked_at[:, :, None] - timestamps[:, None, :]  # (B, M, T)
-        masked = self._missed(targets, items, position < visible[:, :, None])
+        none = self.expectation.new_zeros(*items.shape, 0, self.spec.width)
+        history = History(items, timestamps, feedback, none)
+        masked = self._missed(targets, history, position < visible[:, :, None])
         records = self.encode(items, timestamps, feedback, ~masked.all(dim=1))
-        history = History(items, timestamps, feedback, records)
-        return self.answer(targets, gaps_s, masked, history)
+        return self.answer(targets, gaps_s, masked, history._replace(records=records))
 
-    def _missed(self, candidates: Tensor, items: Tensor, seen: Tensor) -> Tensor:
-        """True where a candidate does not attend to an event of those seen: (B, C, R)."""
-        spec = self.spec
+    def _missed(self, candidates: Tensor, history: History, seen: Tensor) -> Tensor:
+        """True where a candidate does not attend to an event of those seen: (B, C, R).
+
+        What does not count as history is never found.
+        """
+        spec, items = self.spec, history.items
         if spec.search:
             seen = newest(seen, spec.history)
+        seen = ~self._hidden(~seen, history.feedback)
         if spec.finds_first:
             seen = seen.expand(-1, candidates.shape[1], -1)
             wanted, known = self.categories[candidates], self.categories[items]

@@ -31,13 +31,13 @@ class RawHistory(RankingModel):
         position = torch.arange(items.shape[1], device=items.device)
         ends = visible[:, :, None]
         gaps = asked_at[:, :, None] - timestamps[:, None, :]  # (B, M, T)
-        masked = self._unseen(ends, position)
+        masked = self._hidden(self._unseen(ends, position), feedback)
         biases = self._seen(gaps, masked, ends - 1 - position)
         return self._logits(targets, items, feedback, biases)
 
     def forward_cached(self, candidates: Tensor, timestamp: Tensor, history: History) -> Tensor:
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        masked = self._missed(candidates, history.items, gaps >= 0)
+        masked = self._missed(candidates, history, gaps >= 0)
         return self.answer(candidates, gaps, masked, history)
 
     def answer(

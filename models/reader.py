@@ -57,6 +57,14 @@ class Reader(nn.Module):
         """True where an event lies outside the window of `window` events before `ends`."""
         return (position >= ends) | (position < ends - self.spec.window)
 
+    def _hidden(self, masked: Tensor, feedback: Tensor) -> Tensor:
+        """`masked` (B, targets, R), and every event that does not count as history.
+
+        feedback int8 (B, R, tasks).
+        """
+        where = self.spec.where
+        return masked if where is None else masked | (feedback[:, None, :, where] != 1)
+
     def _biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
         """Per layer the bias of each target with the null key and each event.
 

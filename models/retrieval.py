@@ -36,7 +36,7 @@ class Retrieval(Reader):
         """
         B = len(timestamp)
         gaps = timestamp[:, None, None] - history.timestamps[:, None, :]  # (B, 1, R)
-        biases = self._biases(gaps, gaps < 0)
+        biases = self._biases(gaps, self._hidden(gaps < 0, history.feedback))
         prior, feedback = self._prior(history.items), history.feedback
         known = self.embedding(history.items)
         stream = self.query.expand(B, 1, -1)

@@ -16,7 +16,10 @@ from models.graph_weights import GraphWeights
 
 
 def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
-    """Events and their records, and a last row of anything, to every layer's keys and values."""
+    """Events and their records, and a last row of anything, to every layer's keys and values.
+
+    All of them count as history: others are left out before.
+    """
     past = read_events(w, g)
     items = g.add("Reshape", past.items, g.ints(-1))
     known = known_of(w, g, items, past.records)

@@ -45,6 +45,7 @@ OPTIONAL = {
     "stage": "rank",
     "compression": 0,
     "embedding_widths": (),
+    "history_where": "",
 }
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
@@ -83,6 +84,9 @@ class Spec:
 
     An `embedding` other than full has `compression` times fewer numbers than that; those that go
     by popularity say the widths of their bands; autodim without any is still to find them.
+
+    With `history_where`, a task, layers attend only to events whose feedback for it is 1. The
+    others keep their places in the timeline, and so in windows and in what is searched.
     """
 
     family: str = "marm"
@@ -103,6 +107,7 @@ class Spec:
     stage: str = "rank"
     compression: int = 0
     embedding_widths: tuple[int, ...] = ()
+    history_where: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -140,6 +145,7 @@ class Spec:
         self._check_stage()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise SpecError("tasks must be one or more different names")
+        self._check_where()
 
     def _settle_summary(self) -> None:
         """Fills in what nobody said of a summary, and refuses one where there is none."""
@@ -189,6 +195,17 @@ class Spec:
         if self.search and not self.kind.can_search:
             searching = ", ".join(name for name, kind in FAMILIES.items() if kind.can_search)
             raise SpecError(f"the family {self.family} cannot search; those can: {searching}")
+
+    def _check_where(self) -> None:
+        if self.history_where and self.history_where not in self.tasks:
+            known = ", ".join(self.tasks)
+            raise SpecError(
+                f"history where takes one of the tasks {known}, not {self.history_where!r}"
+            )
+        if self.history_where and self.kind.summary:
+            raise SpecError(
+                f"the family {self.family} sums up every event: leave out --history-where"
+            )
 
     def _check_stage(self) -> None:
         if self.stage not in STAGES:
@@ -258,6 +275,17 @@ class Spec:
     def finds_first(self) -> bool:
         """Whether the events to attend to are found before the rank graph runs."""
         return bool(self.search) and self.search_by == "category"
+
+    @cached_property
+    def where(self) -> int | None:
+        """The task without whose feedback an event is not attended to; None: all events are."""
+        return self.tasks.index(self.history_where) if self.history_where else None
+
+    def counted(self, feedback: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Which events are attended to: bool (...,) of feedback (..., tasks)."""
+        if self.where is None:
+            return np.ones(feedback.shape[:-1], np.bool_)
+        return np.asarray(feedback[..., self.where] == 1)
 
     @property
     def ready_bytes(self) -> int:

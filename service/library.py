@@ -22,8 +22,8 @@ from service.shelves import Shelves
 class Library:
     """What is known of a user as of one version; rows come in as they are read or rebuilt.
 
-    `history` is all that can move a score. Targets find events in the newest `spec.history` of it;
-    what lies before serves to rebuild rows.
+    `history` is all that can move a score. Targets find events in the newest `spec.history` of it,
+    those that count; what lies before serves to rebuild rows.
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class Library:
         self.snapshot = snapshot
         #: Events that nothing is searched in.
         self.first = max(0, count - spec.history)
-        self.shelves = Shelves(categories[history.items[self.first :]], spec.search)
+        #: The places of those that something is searched in.
+        self.searched = self.first + np.flatnonzero(spec.counted(history.feedback[self.first :]))
+        self.shelves = Shelves(categories[history.items[self.searched]], spec.search)
         self.projections = Projections()
         #: Those of an earlier version of the user, to take over what is still true.
         self.before = Projections()
@@ -67,7 +69,8 @@ class Library:
 
     def find(self, categories: Iterable[int]) -> Array:
         """The places of the events found for each category: (categories, K), ascending."""
-        return self.first + np.stack([self.shelves.find(kind) for kind in categories])
+        found = np.stack([self.shelves.find(kind) for kind in categories])
+        return np.asarray(self.searched[found])
 
     def projections_for(self, categories: list[int]) -> tuple[Projections, list[int]]:
         """Where keys and values of these categories are kept, and those not made yet."""

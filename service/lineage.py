@@ -76,7 +76,8 @@ class Lineages:
 
 
 def _shape(spec: Spec) -> str:
-    return f"{spec.family} {spec.row.descr} {spec.depth} {spec.window}"
+    counted = f" {spec.history_where}" if spec.history_where else ""
+    return f"{spec.family} {spec.row.descr} {spec.depth} {spec.window}{counted}"
 
 
 def _decoded(note: bytes) -> Members:

@@ -121,8 +121,8 @@ class Searcher:
         kinds = model.bundle.vocabulary.categories[candidates]
         events = len(history) - library.first
         slots = None
-        if events <= model.spec.search:  # everybody finds everything
-            places = np.arange(library.first, len(history))
+        if len(library.searched) <= model.spec.search:  # everybody finds everything
+            places = library.searched
             recomputed, is_exact = await self._fill(library, places, question)
             feed = library.events_at(places)
         else:

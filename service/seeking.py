@@ -20,14 +20,17 @@ async def sought(question: Question, memory: Memory) -> dict[str, Array] | None:
     if not spec.search or spec.finds_first or memory.events <= spec.search:
         return None
     if memory.ready is None:
-        known, events = memory.newest(spec.attends)
+        known, _ = memory.newest(spec.attends)
+        counted = np.flatnonzero(spec.counted(known["feedback"]))
         question.check_deadline()
-        rows = {name: _with_one_more(name, part)[None] for name, part in known.items()}
-        memory.ready = await project(rows, question, {"records": events + 1}, each=events)
+        more = 1 if len(counted) else 2  # the graph wants one event at least
+        rows = {n: _with_more(n, part[counted], more)[None] for n, part in known.items()}
+        events = len(counted)
+        memory.ready = await project(rows, question, {"records": events + more}, each=events)
     return memory.ready
 
 
-def _with_one_more(name: str, part: Array) -> Array:
-    """A last row, in the future of everything: the graph puts its null token there."""
-    last = np.full_like(part[:1], NEVER if name == "timestamps" else 0)
-    return np.concatenate([part, last])
+def _with_more(name: str, part: Array, count: int) -> Array:
+    """Rows in the future of everything behind: the graph puts its null token in the last."""
+    rest = np.full((count, *part.shape[1:]), NEVER if name == "timestamps" else 0, part.dtype)
+    return np.concatenate([part, rest])

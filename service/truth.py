@@ -111,14 +111,16 @@ class Truth:
                 plan, history, rows, batcher=model.batcher, spec=spec, lane=Lane.REBUILD,
                 deadline=deadline,
             )  # fmt: skip
-        shown = history[first:count]
+        places = np.arange(first, count)
+        if spec.finds_first:  # all that count: of more than it finds nothing is asked here
+            places = places[spec.counted(history.feedback[places])]
         feed = {
             "candidates": answered.candidates,
             "timestamp": np.asarray(answered.timestamp),
-            **shown.feed(),
-            **fields_of(rows[first:]),
+            **{name: part[places] for name, part in history.feed().items()},
+            **fields_of(rows[places]),
         }
-        sizes = {"candidates": len(answered.candidates), "records": len(shown)}
+        sizes = {"candidates": len(answered.candidates), "records": len(places)}
         outputs = await model.batcher.submit(Job("rank", feed, sizes, Lane.REBUILD, deadline))
         return outputs["scores"]
 

@@ -20,6 +20,7 @@ from tests.servers import Running
 KINDS: dict[str, dict[str, Any]] = {
     "three": {"depth": 3, "window": 5},
     "shallow": {"depth": 1, "window": 6},
+    "where": {"depth": 3, "window": 5, "history_where": "like"},
     "three, float16": {"depth": 3, "window": 5, "cache_dtype": "float16"},
     "three, int8": {"depth": 3, "window": 5, "cache_dtype": "int8"},
 }

@@ -87,5 +87,14 @@ def test_command(tmp_path: Path) -> None:
     assert result.stdout == f"{tmp_path / 'events.parquet'}\n"
     told = CliRunner().invoke(app, [*options, "--topics-per-user", "4", "--json"]).stdout
     assert json.loads(told)["items"] == str(tmp_path / "items.parquet")
-    for wrong in (["--topics-per-user", "3"], ["--topics-per-user", "10"], ["--users", "0"]):
+    more = CliRunner().invoke(app, [*options, "--topics-per-user", "4", "--topics", "30"])
+    assert more.exit_code == 0
+    names = pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist()
+    assert sum(name.startswith("topic") for name in names) == 30
+    for wrong in (
+        ["--topics-per-user", "3"],
+        ["--topics-per-user", "10"],
+        ["--topics-per-user", "4", "--topics", "3"],
+        ["--users", "0"],
+    ):
         assert CliRunner().invoke(app, [*options, *wrong]).exit_code == 2

@@ -85,6 +85,10 @@ BAD_OPTIONS: list[tuple[list[str], str]] = [
     (["--epochs", "0"], "--epochs"),
     (["--seed", "-1"], "--seed"),
     (["--colour", "red"], "--colour"),
+    (["--learning-rate", "0"], "--learning-rate"),
+    (["--history-where", "long"], "history where takes one of the tasks like, share, not 'long'"),
+    (["--history-where", "like", "--family", "vista"], "vista sums up every event"),
+    (["--history-where", "like", "--stage", "prerank"], "--history-where is said of a ranking"),
 ]
 
 
@@ -228,9 +232,12 @@ def test_inspect_shows_what_a_family_spends(
     cli: Cli, tmp_path: Path, family: str, cached: str, reads: str
 ) -> None:
     """What is cached per user, what a request reads, and how much it computes."""
-    code, out, _ = cli("inspect", make_bundle(tmp_path / "b", family=family), "--json")
+    bundle = make_bundle(tmp_path / "b", family=family, history_where="share")
+    code, out, _ = cli("inspect", bundle, "--json")
     assert code == 0
     told = json.loads(out)
+    assert told["attends to"] == "events whose share is 1"
+    assert told["spec"]["history_where"] == "share"
     assert (told["cached per event"], told["a request reads"]) == (cached, reads)
     assert "multiply-adds" in told["a request runs"]
 

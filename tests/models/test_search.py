@@ -48,6 +48,7 @@ specs = st.builds(
     history=st.sampled_from([6, 30]),
     search=st.sampled_from([1, 4, 30]),
     search_by=st.sampled_from(["category", "attention"]),
+    history_where=st.sampled_from(["", "share"]),
 ).flatmap(
     lambda spec: st.sampled_from([1, 2, 3] if spec.family == "marm" else [1]).map(
         lambda depth: dataclasses.replace(spec, depth=depth)
@@ -159,6 +160,11 @@ def served(spec: Spec, whole: Timelines, records: Array, candidates: Array, now:
     return found
 
 
+def at(whole: Timelines, places: Array) -> Timelines:
+    parts = (whole.items, whole.timestamps, whole.feedback)
+    return Timelines(*(part[:, places] for part in parts))
+
+
 def sought(spec: Spec, whole: Timelines, records: Array, now: int) -> Array:
     """Logits of the graphs that take apart what is kept and what is asked."""
     names = spec.row.names or ()
@@ -183,8 +189,10 @@ def test_graphs_search_as_the_model(spec: Spec, count: int, seed: int, padding: 
     now = int(whole.timestamps.max(initial=0))
     records, expected = encoded_from(spec, whole), full(model_of(spec), whole, CANDIDATES, now)
     first = max(0, count - spec.reads)
+    # What does not count as history is left out before the graphs of a search.
+    counted = first + np.flatnonzero(spec.counted(whole.feedback[0, first:]))
     if not spec.finds_first and count - first > spec.search:
-        found = sought(spec, whole[first:], records[:, first:], now)
+        found = sought(spec, at(whole, counted), records[:, counted], now)
         assert np.abs(found - expected).max() <= EXPORTED
     if not spec.finds_first:
         padded = left_padded(whole[first:], padding)
@@ -194,13 +202,13 @@ def test_graphs_search_as_the_model(spec: Spec, count: int, seed: int, padding: 
         assert np.abs(found - expected).max() <= EXPORTED
         return
     categories = model_of(spec).categories.numpy()
-    if count - first <= spec.attends:  # everybody finds everything
-        found = served(spec, whole[first:], records[:, first:], CANDIDATES, now)
+    if len(counted) <= spec.attends:  # everybody finds everything
+        found = served(spec, at(whole, counted), records[:, counted], CANDIDATES, now)
         assert np.abs(found - expected).max() <= EXPORTED
         return
-    shelves = Shelves(categories[whole.items[0, first:]], spec.search)
+    shelves = Shelves(categories[whole.items[0, counted]], spec.search)
     slots = Slots.of(categories[CANDIDATES])
-    places = first + np.array([shelves.find(int(kind)) for kind in slots.categories])
+    places = counted[np.array([shelves.find(int(kind)) for kind in slots.categories])]
     events = {name: part[0, places] for name, part in whole.feed().items()}
     names = spec.row.names or ()
     events |= dict(zip(names, [records[0, places]], strict=bool(names)))

@@ -103,13 +103,14 @@ def test_another_stream_is_refused(table: EventTable, whole: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_packed_equals_apart(depth: int, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "where"), [("float32", ""), ("float32", "like"), ("int8", "")])
+def test_packed_equals_apart(depth: int, dtype: str, where: str) -> None:
     """Users of one mini-batch get what each gets alone: scores and records of the whole timeline.
 
     The history's records are those that the model made before, as the cache holds them.
     """
-    spec = Spec(**{**TINY, "tasks": ("like",), "depth": depth, "cache_dtype": dtype})
+    shape = {**TINY, "tasks": ("like",), "depth": depth, "history_where": where}
+    spec = Spec(**shape, cache_dtype=dtype)
     model = random_model(spec)
     assert isinstance(model, Marm)
     random = np.random.default_rng(0)
