@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.events import UNKNOWN, EventTable
+from models.exposures import foretold
 from models.metrics import auc, gauc, ndcg
 
 Array = np.ndarray[Any, Any]
@@ -97,7 +98,9 @@ class MatrixFactorisation:
         bias_ridge: float = 3.0,
         sweeps: int = 10,
         seed: int = 0,
+        about: Array | None = None,
     ) -> MatrixFactorisation:
+        """With `about` (items, vectors), an item is expected where a line through them says."""
         bias = UserItemBias.fit(
             users, items, labels, n_users, n_items, user_ridge=bias_ridge, item_ridge=bias_ridge
         )
@@ -106,13 +109,20 @@ class MatrixFactorisation:
         user_factors = np.zeros((n_users, factors))
         by_user, by_item = Groups.of(users, n_users), Groups.of(items, n_items)
         least = ridge * np.eye(factors)
+        met = np.bincount(items, minlength=n_items)
+        prior, bias_prior = np.zeros_like(item_factors), np.zeros(n_items)
         for _ in range(sweeps):
             left = labels - mean - user_bias[users] - item_bias[items]
             user_factors = by_user.regress(left, item_factors, items, least)
-            item_factors = by_item.regress(left, user_factors, users, least)
+            left -= np.einsum("nf,nf->n", user_factors[users], prior[items])
+            item_factors = prior + by_item.regress(left, user_factors, users, least)
             left = labels - mean - np.einsum("nf,nf->n", user_factors[users], item_factors[items])
-            item_bias = _shrunk(left - user_bias[users], items, n_items, bias_ridge)
+            unforeseen = left - user_bias[users] - bias_prior[items]
+            item_bias = bias_prior + _shrunk(unforeseen, items, n_items, bias_ridge)
             user_bias = _shrunk(left - item_bias[items], users, n_users, bias_ridge)
+            if about is not None:
+                prior = foretold(about, item_factors, met)
+                bias_prior = foretold(about, item_bias[:, None], met)[:, 0]
         return cls(mean, user_bias, item_bias, user_factors, item_factors)
 
     def scores(self, users: Array, items: Array) -> Array:
@@ -131,8 +141,11 @@ def factorise(
     ridge: float = 8.0,
     sweeps: int = 10,
     seed: int = 0,
+    about: Array | None = None,
 ) -> tuple[Array, Array]:
     """(item factors, item biases) to start a model's item embeddings from.
+
+    With `about` (items, vectors), what is known of an item beside its labels counts, too.
 
     Rows whose label is unknown are passed over. An item without any label, and every item where
     the labels say nothing, gets zeros; nothing here is ever infinite or not a number.
@@ -148,6 +161,7 @@ def factorise(
         ridge=ridge,
         sweeps=sweeps,
         seed=seed,
+        about=about,
     )
     seen = np.bincount(items[known], minlength=n_items) > 0
     return np.where(seen[:, None], fitted.item_factors, 0.0), fitted.item_bias

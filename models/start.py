@@ -4,6 +4,7 @@ Attention trained from scratch on real logs overfits before its item biases have
 ends below plain matrix factorisation (docs/numbers.md). So the embeddings start from the item
 factors, the biases from the items' mean labels, and the first layer from the factorisation's own
 answer: the match between a candidate and the items of the history, weighted by their residuals.
+What labels do not say of an item, those who met it do (`models/exposures.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from torch import Tensor, nn
 from models.attention import TargetAttention
 from models.baselines import factorise
 from models.events import UNKNOWN, EventTable
+from models.exposures import exposure_vectors, foretold
 from models.ranking_model import RankingModel
 
 Array = np.ndarray[Any, Any]
 
-#: As if every item had this many more events with the mean label.
+#: As if every item had this many more events with the label that is expected of it.
 PRIOR_EVENTS = 5.0
+LEAST_SURE = 0.2
 #: As if every history had this many more events that say nothing.
 NULL_EVENTS = 40.0
 MOST_FACTORS = 16
 IDENTITY_SCALE = 0.1
-MATCH = (0.1, 0.25)
+MATCH = (0.25, 0.5)
 CARRY = 3.0
 FORESIGHT = 2.0
 LEAN = 5.0
@@ -37,10 +40,11 @@ def start(model: RankingModel, table: EventTable, seed: int) -> None:
     """Sets every weight of `model` from the events in `table`; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
-    expectation = np.stack(
-        [_expectation(table, task, len(model.expectation)) for task in range(len(table.tasks))], 1
-    )
-    factors = _factors(table, model.spec.width // 2, seed)
+    n_users, n_items = len(table.user_ids), len(table.item_ids)
+    about = exposure_vectors(table.users, table.items, n_users, n_items, seed)
+    rows, tasks = len(model.expectation), range(len(table.tasks))
+    expectation = np.stack([_expectation(table, task, rows, about) for task in tasks], 1)
+    factors = _factors(table, model.spec.width // 2, seed, about)
     with torch.no_grad():
         model.expectation.copy_(torch.from_numpy(expectation))
         model.item_bias.weight.copy_(torch.from_numpy(np.log(expectation / (1 - expectation))))
@@ -106,14 +110,20 @@ def _match_by_factors(model: RankingModel, n_factors: int) -> None:
             layer.foresight[last, task] = FORESIGHT
 
 
-def _expectation(table: EventTable, task: int, rows: int) -> Array:
-    """Mean label of each item, shrunk to the mean of all: (rows,) float32 within (0, 1)."""
+def _expectation(table: EventTable, task: int, rows: int, about: Array) -> Array:
+    """Mean label of each item, shrunk to what its company says: (rows,) float32 within (0, 1)."""
     known = table.labels[:, task] != UNKNOWN
     items, labels = table.items[known], table.labels[known, task]
     mean = (labels.sum() + 1.0) / (len(labels) + 2.0)
     count = np.bincount(items, minlength=rows)
     likes = np.bincount(items, labels, minlength=rows)
-    return np.asarray((likes + PRIOR_EVENTS * mean) / (count + PRIOR_EVENTS), np.float32)
+    own = (likes - count * mean) / np.maximum(count, 1)
+    prior = np.full(rows, mean)
+    n_items = len(about)
+    prior[:n_items] += foretold(about, own[:n_items, None], count[:n_items])[:, 0]
+    # A line has no ends; a prior is never sure.
+    prior = np.clip(prior, LEAST_SURE * mean, 1 - LEAST_SURE * (1 - mean))
+    return np.asarray((likes + PRIOR_EVENTS * prior) / (count + PRIOR_EVENTS), np.float32)
 
 
 def expected(table: EventTable) -> Array:
@@ -123,7 +133,7 @@ def expected(table: EventTable) -> Array:
     return np.asarray((likes + 1.0) / (known.sum(axis=0) + 2.0))
 
 
-def _factors(table: EventTable, most: int, seed: int) -> Array:
+def _factors(table: EventTable, most: int, seed: int, about: Array) -> Array:
     """Item factors of the primary task, (items, factors), centred and scaled to one."""
     known = table.labels[:, 0] != UNKNOWN
     n_factors = min(most, MOST_FACTORS)
@@ -137,6 +147,7 @@ def _factors(table: EventTable, most: int, seed: int) -> Array:
         len(table.item_ids),
         factors=n_factors,
         seed=seed,
+        about=about,
     )
     factors = factors - np.bincount(table.items, minlength=len(factors)) @ factors / len(table)
     scale = float(np.sqrt(np.mean(factors**2)))
