@@ -19,6 +19,7 @@ from models.attention import TargetAttention
 from models.baselines import factorise
 from models.events import UNKNOWN, EventTable
 from models.exposures import exposure_vectors, foretold
+from models.negatives import with_negatives
 from models.ranking_model import RankingModel
 
 Array = np.ndarray[Any, Any]
@@ -36,12 +37,16 @@ FORESIGHT = 2.0
 LEAN = 5.0
 
 
-def start(model: RankingModel, table: EventTable, seed: int) -> None:
-    """Sets every weight of `model` from the events in `table`; the same for the same seed."""
+def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) -> None:
+    """Sets every weight of `model` from the events in `table`; the same for the same seed.
+
+    For a log of positives, `drawn` negatives of every event stand beside it; nobody met those.
+    """
+    real, table = table, with_negatives(table, drawn, seed)
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
     n_users, n_items = len(table.user_ids), len(table.item_ids)
-    about = exposure_vectors(table.users, table.items, n_users, n_items, seed)
+    about = exposure_vectors(real.users, real.items, n_users, n_items, seed)
     rows, tasks = len(model.expectation), range(len(table.tasks))
     expectation = np.stack([_expectation(table, task, rows, about) for task in tasks], 1)
     factors = _factors(table, model.spec.width // 2, seed, about)

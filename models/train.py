@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.events import UNKNOWN, EventTable, validation_users
 from models.families import MODELS
-from models.negatives import Asked, Negatives, with_negatives
+from models.negatives import Asked, Negatives
 from models.ranking_model import RankingModel
 from models.sequences import LONGEST_PIECE, Batch, batches, padded, pieces, sessions
 from models.spec import Spec
@@ -126,7 +126,7 @@ class Trainer:
         seen = table.take(~unseen[table.users])
         if spec.finds_first and categories is not None:
             self.model.categories[: len(categories)] = torch.from_numpy(categories)
-        start(self.model, with_negatives(seen, recipe.negatives, seed), seed)
+        start(self.model, seen, seed, drawn=recipe.negatives)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimiser = torch.optim.AdamW(
             self._groups_of_weights(),
