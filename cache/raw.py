@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cache.keys import owner_of
 from cache.layout import Layout
-from cache.timeline import Event
+from cache.sent import Sent, order_keys
 
 Seal = tuple[bytes, ...]
 """Shows later whether anything has changed; only the store that made it knows how."""
@@ -36,13 +36,13 @@ class Question:
         limit: int,
         upto: int | None,
         layout: Layout | None,
-        around: Sequence[Event],
+        around: Sent,
         *,
         rows: bool = True,
     ) -> Question:
         if around and upto is not None:
             raise ValueError("This is a bug: events are merged into a whole timeline.")
-        order = tuple(sorted({event.key for event in around}))
+        order = tuple(order_keys(around))
         return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around), rows)
 
     @property

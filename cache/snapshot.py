@@ -14,8 +14,9 @@ from cache.head import Head
 from cache.layout import Layout
 from cache.merge import Merged, Status, merge
 from cache.raw import Seal
+from cache.sent import Sent
 from cache.summary import Summary
-from cache.timeline import Event, Timeline, frozen
+from cache.timeline import Timeline, frozen
 
 Rows = npt.NDArray[Any]  # (events,) of Layout.row
 Mask = npt.NDArray[np.bool_]  # (events,)
@@ -89,7 +90,7 @@ class Snapshot:
             and (self.layout is layout or self.layout == layout)
         )
 
-    def merge(self, events: Sequence[Event], *, after_trimming: bool = False) -> Change:
+    def merge(self, events: Sent, *, after_trimming: bool = False) -> Change:
         """Merges events (none: rows only) into the timeline; stores nothing.
 
         `after_trimming` says that there were older events where these come from.
