@@ -15,6 +15,7 @@ from typing import Literal
 from cache.chunk import Chunk
 from cache.page import Page
 from cache.sent import Sent, events_of, run_behind, run_of
+from cache.timeline import Timeline
 
 MAX_KEY_BYTES = 8 + 200  # what an LMDB key has room for, beside a user's id
 
@@ -27,6 +28,7 @@ class Merged:
 
     statuses: tuple[Status, ...]
     tail: tuple[Chunk, ...]  # oldest first, up to the end of the timeline
+    timeline: Timeline  # the tail as one
     put: tuple[Chunk, ...]
     drop: tuple[bytes, ...]  # bounds
     count: int  # events of the whole timeline
@@ -99,6 +101,7 @@ def merge(
     return Merged(
         statuses=tuple(statuses),
         tail=tuple(chunk for chunks in closed[len(elsewhere) :] for chunk in chunks),
+        timeline=Timeline.concat([page.timeline for page in pages[len(elsewhere) :]]),
         put=tuple(chunk for bound, chunk in after.items() if before.get(bound) is not chunk),
         drop=tuple(bound for bound in before if bound not in after),
         count=count,

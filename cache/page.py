@@ -20,6 +20,8 @@ class Page:
         self._keys: list[bytes] = []
         self._events: list[Event] = []
         self._run = Timeline.empty()
+        self.timeline = self._kept
+        """All of it, once it is closed."""
         self.trimmed = 0
         self.is_touched = False
 
@@ -96,8 +98,8 @@ class Page:
         if not self.is_touched:
             return [self._stored] if self._stored else []
         kept = self._kept[self._start : self._stop]
-        timeline = Timeline.concat([kept, Timeline.of_sorted(self._events), self._run])
-        chunks = pieces(timeline, is_last=is_last)
+        self.timeline = Timeline.concat([kept, Timeline.of_sorted(self._events), self._run])
+        chunks = pieces(self.timeline, is_last=is_last)
         stored = self._stored
         if stored and chunks and self._start == 0 and len(chunks[0]) == len(stored) <= self._stop:
             chunks[0] = stored  # an append behind a full chunk leaves it as it is

@@ -114,7 +114,7 @@ class Snapshot:
         )
         if after_trimming:
             merged = replace(merged, has_trimmed=True)
-        tail = Timeline.concat([chunk.timeline for chunk in merged.tail])
+        tail = merged.timeline
         true = _still_true(merged, tail, len(stored.timeline))
         skipped = self._skipped_after(tail)
         whole = _moved(stored, merged.cut, true, len(tail), skipped)
@@ -219,6 +219,8 @@ class Change:
         start, stop = whole.skipped, whole.skipped + len(self.timeline)
         if not self.has_rows:
             return whole.rows, whole.valid, np.zeros(len(whole.valid), np.bool_)
+        if stop - start == len(whole.valid):
+            return self.rows, self.valid, self.valid & ~whole.valid
         rows, valid = whole.rows.copy(), whole.valid.copy()
         rows[start:stop], valid[start:stop] = self.rows, self.valid
         return rows, valid, valid & ~whole.valid
