@@ -111,7 +111,8 @@ class Timeline:
     ) -> Timeline:
         """Takes columns of events that are in order and distinct, and freezes them."""
         keys = _order_keys(timestamps, item_ids)
-        hashes = np.fromiter(map(short_hash, keys), np.uint32, len(keys))
+        hashes = np.fromiter(map(xxhash.xxh32_intdigest, keys), np.uint32, len(keys))
+        hashes[hashes == 0] = 1  # as in `short_hash`
         for column in feedback.values():
             frozen(column.values)
             frozen(column.timestamps)

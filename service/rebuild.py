@@ -81,23 +81,22 @@ async def rebuild(
     timings: Timings | None = None,
 ) -> Array:
     """The rows [first, end) of the plan, computed by the engine."""
-    built: np.ndarray[Any, Any] = np.empty(plan.count, spec.row)
+    built: np.ndarray[Any, Any] = np.empty(plan.end, spec.row)
     most = max(spec.window, LEAST_AT_ONCE)
-    if plan.count > most:
-        rows = rows.copy()
+    if plan.count > most:  # later parts stand on what earlier ones have built
+        built[plan.start : plan.first] = rows[plan.start : plan.first]
+        rows = built
     for part in _parts(plan, most, spec.window):
         job = _job(part, history, rows, lane, deadline)
         outputs = await batcher.submit(job)
         if timings is not None:
             timings.queue += job.queue_s
             timings.run += job.run_s
-        into = built[part.first - plan.first : part.end - plan.first]
+        into = built[part.first : part.end]
         # A graph cannot call an output like an input, so the fields are told by their order.
         for name, output in zip(spec.row.names or (), outputs.values(), strict=True):
             into[name] = output[-part.count :]
-        if part.end < plan.end:  # the next part stands on these, at least in part
-            rows[part.first : part.end] = into
-    return built
+    return built[plan.first :]
 
 
 def _parts(plan: Plan, most: int, window: int) -> Iterator[Plan]:
