@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 
 from cache.layout import Layout
 from cache.reading import StoredRows
+from cache.sent import Sent
 from cache.snapshot import Change, Snapshot
 from cache.stretch import Stretch
-from cache.timeline import Event
 
 __all__ = ["Cache", "Layout", "Notes", "StoredRows", "Sweeps"]
 
@@ -44,7 +44,7 @@ class Cache(Notes, Protocol):
         limit: int,
         upto: int | None = None,
         layout: Layout | None = None,
-        around: Sequence[Event] = (),
+        around: Sent = (),
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,

@@ -23,9 +23,10 @@ from cache.lmdb_writer import LmdbWriter
 from cache.patience import MOST_DAMAGES, Patience
 from cache.raw import Answer, Question
 from cache.reading import OnEvent, StoredRows, read, read_rows, read_stretch
+from cache.sent import Sent
 from cache.snapshot import Change, Snapshot
 from cache.stretch import Stretch
-from cache.timeline import Event, Timeline
+from cache.timeline import Timeline
 from cache.writing import write
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class LmdbCache:
         limit: int,
         upto: int | None = None,
         layout: Layout | None = None,
-        around: Sequence[Event] = (),
+        around: Sent = (),
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,

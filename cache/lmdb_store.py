@@ -268,12 +268,13 @@ def _touched(
     """Bounds of chunks that events fall into, and of the front if it will overflow."""
     prefix, size = place.chunks, len(place.chunks)
     bounds: dict[bytes, None] = {}
-    for key in question.around:
+    around = question.around
+    for key in around:
         found = _seek(cursor, prefix + key, prefix) and cursor.key() == prefix + key
         if found or _seek_before(cursor, prefix, key) or _seek(cursor, prefix, prefix):
             bounds[cursor.key()[size:]] = None
-    excess = count + len(question.around) - keep
-    found = bool(question.around) and _seek(cursor, prefix, prefix)
+    excess = count + len(around) - keep
+    found = bool(around) and _seek(cursor, prefix, prefix)
     while found and excess > 0:
         bounds[cursor.key()[size:]] = None
         excess -= max(_count(cursor.value()), 1)

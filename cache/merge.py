@@ -14,7 +14,8 @@ from typing import Literal
 
 from cache.chunk import Chunk
 from cache.page import Page
-from cache.timeline import Event
+from cache.sent import Sent, events_of, run_behind, run_of
+from cache.timeline import Timeline
 
 MAX_KEY_BYTES = 8 + 200  # what an LMDB key has room for, beside a user's id
 
@@ -27,6 +28,7 @@ class Merged:
 
     statuses: tuple[Status, ...]
     tail: tuple[Chunk, ...]  # oldest first, up to the end of the timeline
+    timeline: Timeline  # the tail as one
     put: tuple[Chunk, ...]
     drop: tuple[bytes, ...]  # bounds
     count: int  # events of the whole timeline
@@ -40,13 +42,14 @@ class Merged:
 def merge(
     elsewhere: Sequence[Chunk],
     tail: Sequence[Chunk],
-    events: Sequence[Event],
+    sent: Sent,
     *,
     count: int,
     keep: int,
 ) -> Merged:
     """Merges events into the chunks they fall into; the caller has read all those.
 
+    What follows the end of the timeline and itself is added as it is; the rest, one by one.
     `tail` runs to the end of the timeline; `elsewhere` is older and need not be contiguous, but
     begins with the first chunk of all when the timeline may grow beyond `keep`.
     """
@@ -57,12 +60,12 @@ def merge(
     statuses: list[Status] = []
     changes: list[tuple[bytes, bool]] = []
     front = 0  # the oldest page that is not empty
-    for event in events:
+    run_at = run_behind(end, sent)
+    for event in events_of(sent, run_at):
         key = event.key
         at = max(bisect_right(bounds, key) - 1, front)
         page = pages[at]
-        if len(key) > MAX_KEY_BYTES:
-            raise ValueError(f"This is a bug: an item id of {len(key) - 8} bytes came in.")
+        _check(len(key))
         known = page.find(key)
         if known is not None:
             changed = page.update(known, event)
@@ -79,10 +82,18 @@ def merge(
         statuses.append("appended" if is_end else "inserted")
         count += 1
         if count > keep:
-            pages[front].trim()
-            count -= 1
-            while not len(pages[front]):
-                front += 1
+            front = _trim(pages, front, 1)
+            count = keep
+    if run_at < len(sent):
+        run = run_of(sent, run_at)
+        _check(8 + max(map(len, map(str.encode, run.item_ids))))
+        changes.append((run.key(0), False))
+        statuses += ["appended"] * len(run)
+        pages[-1].extend(run)
+        count += len(run)
+        if count > keep:
+            _trim(pages, front, count - keep)
+            count = keep
     closed = [page.close(is_last=page is pages[-1]) for page in pages]
     before = {chunk.bound: chunk for chunk in stored}
     after = {chunk.bound: chunk for chunks in closed for chunk in chunks}
@@ -90,6 +101,7 @@ def merge(
     return Merged(
         statuses=tuple(statuses),
         tail=tuple(chunk for chunks in closed[len(elsewhere) :] for chunk in chunks),
+        timeline=Timeline.concat([page.timeline for page in pages[len(elsewhere) :]]),
         put=tuple(chunk for bound, chunk in after.items() if before.get(bound) is not chunk),
         drop=tuple(bound for bound in before if bound not in after),
         count=count,
@@ -99,3 +111,19 @@ def merge(
         is_late=spoiled is not None and spoiled[0] < end,
         late=tuple(sorted({key for key, _ in changes if key < end})),
     )
+
+
+def _trim(pages: Sequence[Page], front: int, count: int) -> int:
+    """Drops the oldest events, at least one of all stays; says which page is the oldest then."""
+    while count:
+        here = min(count, len(pages[front]))
+        pages[front].trim(here)
+        count -= here
+        while not len(pages[front]):
+            front += 1
+    return front
+
+
+def _check(key_bytes: int) -> None:
+    if key_bytes > MAX_KEY_BYTES:
+        raise ValueError(f"This is a bug: an item id of {key_bytes - 8} bytes came in.")

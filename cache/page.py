@@ -1,4 +1,5 @@
-"""A chunk while events are merged into it: columns as stored, then events from the first change."""
+"""A chunk while events are merged into it: columns as stored, then events from the first change,
+and behind those, in the last chunk of all, columns that were sent."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ class Page:
         self._stop = len(self._kept)  # events from this on are in _events
         self._keys: list[bytes] = []
         self._events: list[Event] = []
+        self._run = Timeline.empty()
+        self.timeline = self._kept
+        """All of it, once it is closed."""
         self.trimmed = 0
         self.is_touched = False
 
@@ -25,7 +29,7 @@ class Page:
         return f"<Page of {len(self)}, {'touched' if self.is_touched else 'as stored'}>"
 
     def __len__(self) -> int:
-        return self._stop - self._start + len(self._keys)
+        return self._stop - self._start + len(self._keys) + len(self._run)
 
     @property
     def bound(self) -> bytes:
@@ -34,7 +38,9 @@ class Page:
 
     @property
     def first_key(self) -> bytes:
-        return self._kept.key(self._start) if self._start < self._stop else self._keys[0]
+        if self._start < self._stop:
+            return self._kept.key(self._start)
+        return self._keys[0] if self._keys else self._run.key(0)
 
     @property
     def last_key(self) -> bytes:
@@ -72,13 +78,19 @@ class Page:
         self.is_touched = True
         return True
 
-    def trim(self) -> None:
-        """Drops the oldest event."""
-        if self._start < self._stop:
-            self._start += 1
-        else:
-            del self._keys[0], self._events[0]
-        self.trimmed += 1
+    def extend(self, run: Timeline) -> None:
+        """Adds events behind all that are here; nothing is found or inserted after that."""
+        self._run = run
+        self.is_touched = True
+
+    def trim(self, count: int) -> None:
+        """Drops the oldest events."""
+        kept = min(count, self._stop - self._start)
+        opened = min(count - kept, len(self._keys))
+        self._start += kept
+        del self._keys[:opened], self._events[:opened]
+        self._run = self._run[count - kept - opened :]
+        self.trimmed += count
         self.is_touched = True
 
     def close(self, *, is_last: bool) -> list[Chunk]:
@@ -86,8 +98,8 @@ class Page:
         if not self.is_touched:
             return [self._stored] if self._stored else []
         kept = self._kept[self._start : self._stop]
-        timeline = Timeline.concat([kept, Timeline.of_sorted(self._events)])
-        chunks = pieces(timeline, is_last=is_last)
+        self.timeline = Timeline.concat([kept, Timeline.of_sorted(self._events), self._run])
+        chunks = pieces(self.timeline, is_last=is_last)
         stored = self._stored
         if stored and chunks and self._start == 0 and len(chunks[0]) == len(stored) <= self._stop:
             chunks[0] = stored  # an append behind a full chunk leaves it as it is

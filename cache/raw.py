@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cache.keys import owner_of
 from cache.layout import Layout
-from cache.timeline import Event
+from cache.sent import Sent, order_keys
 
 Seal = tuple[bytes, ...]
 """Shows later whether anything has changed; only the store that made it knows how."""
@@ -25,8 +25,7 @@ class Question:
     limit: int
     upto: int | None
     layout: Layout | None
-    around: tuple[bytes, ...]  # order keys of events about to be merged, ascending
-    events: int  # how many those are, with repetitions
+    sent: Sent  # events about to be merged
     rows: bool = True  # whether to read the rows too
 
     @classmethod
@@ -36,19 +35,23 @@ class Question:
         limit: int,
         upto: int | None,
         layout: Layout | None,
-        around: Sequence[Event],
+        around: Sent,
         *,
         rows: bool = True,
     ) -> Question:
         if around and upto is not None:
             raise ValueError("This is a bug: events are merged into a whole timeline.")
-        order = tuple(sorted({event.key for event in around}))
-        return cls(user_id, owner_of(user_id), limit, upto, layout, order, len(around), rows)
+        return cls(user_id, owner_of(user_id), limit, upto, layout, around, rows)
+
+    @property
+    def around(self) -> list[bytes]:
+        """The order keys of what will be merged, ascending."""
+        return order_keys(self.sent)
 
     @property
     def least(self) -> int:
         """Events to read: a write must also see where rows fall out of reach."""
-        return max(self.limit, self.reach if self.around else 0, 1)
+        return max(self.limit, self.reach if self.sent else 0, 1)
 
     @property
     def reach(self) -> int:

@@ -81,7 +81,7 @@ def read(
             rows.valid,
             tuple(rows.useless),
             answer.newer if head else 0,
-            question.events,
+            len(question.sent),
         ),
         skipped=start,
     )

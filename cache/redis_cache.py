@@ -26,9 +26,10 @@ from cache.redis_glance import sealed
 from cache.redis_link import Command
 from cache.redis_url import RedisUrl
 from cache.script import Script
+from cache.sent import Sent
 from cache.snapshot import Change, Snapshot
 from cache.stretch import Stretch
-from cache.timeline import Event, Timeline
+from cache.timeline import Timeline
 from cache.writing import write
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class RedisCache:
         limit: int,
         upto: int | None = None,
         layout: Layout | None = None,
-        around: Sequence[Event] = (),
+        around: Sent = (),
         known: Snapshot | None = None,
         within_s: float | None = None,
         may_be_old: bool = False,

@@ -14,8 +14,9 @@ from cache.head import Head
 from cache.layout import Layout
 from cache.merge import Merged, Status, merge
 from cache.raw import Seal
+from cache.sent import Sent
 from cache.summary import Summary
-from cache.timeline import Event, Timeline, frozen
+from cache.timeline import Timeline, frozen
 
 Rows = npt.NDArray[Any]  # (events,) of Layout.row
 Mask = npt.NDArray[np.bool_]  # (events,)
@@ -89,7 +90,7 @@ class Snapshot:
             and (self.layout is layout or self.layout == layout)
         )
 
-    def merge(self, events: Sequence[Event], *, after_trimming: bool = False) -> Change:
+    def merge(self, events: Sent, *, after_trimming: bool = False) -> Change:
         """Merges events (none: rows only) into the timeline; stores nothing.
 
         `after_trimming` says that there were older events where these come from.
@@ -113,7 +114,7 @@ class Snapshot:
         )
         if after_trimming:
             merged = replace(merged, has_trimmed=True)
-        tail = Timeline.concat([chunk.timeline for chunk in merged.tail])
+        tail = merged.timeline
         true = _still_true(merged, tail, len(stored.timeline))
         skipped = self._skipped_after(tail)
         whole = _moved(stored, merged.cut, true, len(tail), skipped)
@@ -218,6 +219,8 @@ class Change:
         start, stop = whole.skipped, whole.skipped + len(self.timeline)
         if not self.has_rows:
             return whole.rows, whole.valid, np.zeros(len(whole.valid), np.bool_)
+        if stop - start == len(whole.valid):
+            return self.rows, self.valid, self.valid & ~whole.valid
         rows, valid = whole.rows.copy(), whole.valid.copy()
         rows[start:stop], valid[start:stop] = self.rows, self.valid
         return rows, valid, valid & ~whole.valid

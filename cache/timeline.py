@@ -95,14 +95,29 @@ class Timeline:
         """Takes events that are in order and distinct."""
         if not events:
             return _EMPTY
-        hashes = [short_hash(event.key) for event in events]
         names = dict.fromkeys(name for event in events for name in event.feedback)
-        return cls(
-            tuple(event.item_id for event in events),
-            frozen(np.array([event.timestamp for event in events], np.int64)),
-            frozen(np.array(hashes, np.uint32)),
-            {name: _column(name, events) for name in sorted(names)},
+        return cls.of_columns(
+            [event.item_id for event in events],
+            np.array([event.timestamp for event in events], np.int64),
+            {name: _column(name, events) for name in names},
         )
+
+    @classmethod
+    def of_columns(
+        cls,
+        item_ids: Sequence[str],
+        timestamps: npt.NDArray[np.int64],
+        feedback: Mapping[str, FeedbackColumn],
+    ) -> Timeline:
+        """Takes columns of events that are in order and distinct, and freezes them."""
+        keys = _order_keys(timestamps, item_ids)
+        hashes = np.fromiter(map(xxhash.xxh32_intdigest, keys), np.uint32, len(keys))
+        hashes[hashes == 0] = 1  # as in `short_hash`
+        for column in feedback.values():
+            frozen(column.values)
+            frozen(column.timestamps)
+        named = dict(sorted(feedback.items()))
+        return cls(tuple(item_ids), frozen(timestamps), frozen(hashes), named)
 
     @classmethod
     def concat(cls, parts: Sequence[Timeline]) -> Timeline:
@@ -157,6 +172,10 @@ class Timeline:
             }
             yield Event(item_id, timestamp, marks)
 
+    def keys(self) -> list[bytes]:
+        """The order keys of all events."""
+        return _order_keys(self.timestamps, self.item_ids)
+
     def key(self, index: int) -> bytes:
         """The order key of one event."""
         return order_key(int(self.timestamps[index]), self.item_ids[index])
@@ -193,12 +212,21 @@ def frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
     return array
 
 
+def _order_keys(timestamps: npt.NDArray[np.int64], item_ids: Sequence[str]) -> list[bytes]:
+    """`order_key` of each."""
+    times = timestamps.astype(">i8").tobytes()
+    return [
+        times[at : at + 8] + item_id.encode()
+        for at, item_id in zip(range(0, len(times), 8), item_ids, strict=True)
+    ]
+
+
 def _column(name: str, events: Sequence[Event]) -> FeedbackColumn:
     unknown = Mark(UNKNOWN, 0)
     marks = [event.feedback.get(name, unknown) for event in events]
     return FeedbackColumn(
-        frozen(np.array([mark.value for mark in marks], np.int8)),
-        frozen(np.array([mark.timestamp for mark in marks], np.int64)),
+        np.array([mark.value for mark in marks], np.int8),
+        np.array([mark.timestamp for mark in marks], np.int64),
     )
 
 

@@ -208,8 +208,10 @@ def _backfill(report: Report) -> Section:
             Column("share", "share", ".0%"),
             Column("events", "events", ",d"),
             Column("peak_mib", "peak, MiB", ",.0f"),
+            Column("anonymous_peak_mib", "anonymous", ",.0f"),
             Column("larger_events", "events", ",d"),
             Column("larger_peak_mib", "peak, MiB", ",.0f"),
+            Column("larger_anonymous_peak_mib", "anonymous", ",.0f"),
         ),
         [report],
     )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from loadtest.stores import opened
 
 EVENTS = 200  # of each user
 LARGER = 4  # times
+LOOK_S = 0.01  # between two looks at a process' memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Filled:
 
     cpu_s: float
     greatest_bytes: int
+    anonymous_bytes: int  # the most that was seen: without pages of files, the store's among them
 
 
 async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
@@ -39,6 +42,7 @@ async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
     What the larger one takes beyond the smaller is the rate: the start is in both.
     """
     found: dict[str, list[float]] = {"rate": [], "bare": [], "small": [], "large": []}
+    own: dict[str, list[float]] = {"small": [], "large": []}
     async with AsyncExitStack() as stack:
         plan = await with_bundle(plan, stack)
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="marmot-bench-")))
@@ -55,8 +59,11 @@ async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
             found["rate"].append(more / (large.cpu_s - small.cpu_s))
             found["small"].append(small.greatest_bytes)
             found["large"].append(large.greatest_bytes)
+            own["small"].append(small.anonymous_bytes)
+            own["large"].append(large.anonymous_bytes)
     rate, bare_rate = (float(np.median(found[name])) for name in ("rate", "bare"))
     small_mib, large_mib = (max(found[name]) / 2**20 for name in ("small", "large"))
+    small_own_mib, large_own_mib = (max(own[name]) / 2**20 for name in ("small", "large"))
     return {
         "kind": "backfill",
         "store": plan.store.each[0].value,
@@ -67,7 +74,9 @@ async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
         "bare_events_per_cpu_s": round(bare_rate, 1),
         "share": round(rate / bare_rate, 4),
         "peak_mib": round(small_mib, 1),
+        "anonymous_peak_mib": round(small_own_mib, 1),
         "larger_peak_mib": round(large_mib, 1),
+        "larger_anonymous_peak_mib": round(large_own_mib, 1),
     }
 
 
@@ -86,11 +95,21 @@ def _run(bundle: Path, file: Path, url: str) -> Filled:
     with subprocess.Popen(  # noqa: S603
         command, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        _, status, took = os.wait4(process.pid, 0)
+        anonymous, ended = 0, 0
+        while not ended:
+            anonymous = max(anonymous, _anonymous_bytes(process.pid))
+            time.sleep(LOOK_S)
+            ended, status, took = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise BenchError(f"`marmot backfill` ended with {process.returncode}")
-    return Filled(took.ru_utime + took.ru_stime, took.ru_maxrss * 1024)
+    return Filled(took.ru_utime + took.ru_stime, took.ru_maxrss * 1024, anonymous)
+
+
+def _anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file stands behind; 0 of one that has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def _write(bundle: Path, folder: Path, users: int) -> Path:

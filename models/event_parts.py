@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from models.event_file import FEEDBACK_TIMESTAMP, UNKNOWN, ColumnStream, EventColumns, Ids
 from models.events import EventTable, read_events
 
-ROWS_PER_PART = 250_000
+ROWS_PER_PART = 1 << 16
 MOST_PARTS = 256  # files open at once
 
 
@@ -40,9 +39,11 @@ def split_events(path: Path, folder: Path, *, least_parts: int = 1) -> Parts:
     """
     stream = ColumnStream(path)
     count = min(MOST_PARTS, max(least_parts, 1 + stream.source.rows // ROWS_PER_PART))
-    files, rows = [folder / f"{part}.parquet" for part in range(count)], 0
+    files, rows = [folder / f"{part}.arrows" for part in range(count)], 0
     with ExitStack() as stack:
-        writers: dict[int, pq.ParquetWriter] = {}
+        # Streams, because a file with a footer remembers all that was ever written to it.
+        writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
         for columns in stream:
             rows += len(columns.timestamps)
             table = _table(columns)
@@ -51,10 +52,11 @@ def split_events(path: Path, folder: Path, *, least_parts: int = 1) -> Parts:
             table, ends = table.take(order), np.cumsum(np.bincount(parts, minlength=count))
             for part in np.unique(parts).tolist():
                 if part not in writers:
-                    writer = pq.ParquetWriter(files[part], table.schema, compression="lz4")
+                    writer = pa.ipc.new_stream(files[part], table.schema, options=options)
                     writers[part] = stack.enter_context(writer)
                 first = int(ends[part - 1]) if part else 0
                 writers[part].write_table(table.slice(first, int(ends[part]) - first))
+    pa.default_memory_pool().release_unused()
     return Parts([files[part] for part in sorted(writers)], stream.tasks, rows)
 
 

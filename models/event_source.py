@@ -1,4 +1,6 @@
-"""An events file opened: CSV or Parquet by its content, and how it names a row in a complaint."""
+"""An events file opened: CSV, Parquet or an Arrow stream by its content, and how it names a row
+in a complaint.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 _PARQUET_MAGIC = b"PAR1"
+_ARROW_MAGIC = b"\xff\xff\xff\xff"  # of a stream: what we write ourselves
 _CSV_BLOCK_BYTES = 16 << 20
-_STREAM_BLOCK_BYTES = 2 << 20
+_STREAM_BLOCK_BYTES = 1 << 20  # several are read ahead
 _STREAM_ROWS = 1 << 16
 _CSV_ROW_BYTES = 16  # about the shortest there is
 
@@ -58,7 +61,12 @@ def open_source(path: Path) -> Source:
         raise EventsError(f"{path} can't be read: {error.strerror or error}") from error
     if not start:
         raise EventsError(f"{path} is empty")
-    source = _open_parquet(path) if start.startswith(_PARQUET_MAGIC) else _open_csv(path, start)
+    if start.startswith(_PARQUET_MAGIC):
+        source = _open_parquet(path)
+    elif start.startswith(_ARROW_MAGIC):
+        source = _open_arrow(path)
+    else:
+        source = _open_csv(path, start)
     for name in source.names:
         if source.names.count(name) > 1:
             raise EventsError(f"{path} has the column {shown(name)} twice")
@@ -84,6 +92,31 @@ def _open_parquet(path: Path) -> Source:
             names, rows = tuple(file.schema_arrow.names), int(file.metadata.num_rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise EventsError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
+    return Source(path, names, False, rows, read, stream, lambda row: f"row {row + 1}")
+
+
+def _open_arrow(path: Path) -> Source:
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        try:
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                yield reader
+        except (pa.ArrowException, OSError) as error:
+            reason = f"{path} can't be read as an Arrow stream: {_first_line(error)}"
+            raise EventsError(reason) from error
+
+    def read(names: Sequence[str]) -> pa.Table:
+        with opened() as reader:
+            return reader.read_all().select(list(names))
+
+    def stream(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with opened() as reader:
+            for batch in reader:
+                yield batch.select(list(names))
+
+    with opened() as reader:
+        names = tuple(reader.schema.names)
+    rows = path.stat().st_size // _CSV_ROW_BYTES
     return Source(path, names, False, rows, read, stream, lambda row: f"row {row + 1}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, overload
 
 import numpy as np
@@ -113,9 +114,7 @@ class Vocabulary:
 
     def rows(self, item_ids: Sequence[str]) -> Array:
         """Embedding rows of `item_ids`: int64, (items,)."""
-        known = self._rows.get
-        found = [known(item_id, -1) for item_id in item_ids]
-        rows = np.array(found, dtype=np.int64)
+        rows = np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int64, len(item_ids))
         for missing in np.flatnonzero(rows < 0).tolist():
             rows[missing] = self.row(item_ids[missing])
         return rows

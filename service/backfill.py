@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from cache.base import Cache
-from cache.timeline import Event, Mark
+from cache.timeline import FeedbackColumn, Timeline
 from models.event_parts import split_events
 from models.events import UNKNOWN, EventTable
 from service.job import Lane
@@ -77,7 +77,7 @@ async def fill(model: Model, cache: Cache, table: EventTable, progress: Progress
         for user in waiting:
             user_id, span = table.user_ids[user], table.user(user)
             for start in range(span.start, span.stop, MOST_EVENTS):
-                sent = list(_events(table, slice(start, min(start + MOST_EVENTS, span.stop))))
+                sent = _timeline(table, slice(start, min(start + MOST_EVENTS, span.stop)))
                 recorded = await recorder.record(model, user_id, sent, Timings())
                 statuses.update(recorded.statuses)
             if model.spec.summary:  # one that was made by nobody yet, or is behind
@@ -91,15 +91,14 @@ async def fill(model: Model, cache: Cache, table: EventTable, progress: Progress
     return Backfilled(len(users), len(table), dict(sorted(statuses.items())))
 
 
-def _events(table: EventTable, span: slice) -> Iterator[Event]:
-    items = [table.item_ids[item] for item in table.items[span].tolist()]
-    timestamps = table.timestamps[span].tolist()
-    said = table.feedback_timestamps[span].tolist()
-    labels = table.labels[span].tolist()
-    for item_id, timestamp, when, values in zip(items, timestamps, said, labels, strict=True):
-        marks = {
-            task: Mark(value, at)
-            for task, value, at in zip(table.tasks, values, when, strict=True)
-            if value != UNKNOWN
-        }
-        yield Event(item_id, timestamp, marks)
+def _timeline(table: EventTable, span: slice) -> Timeline:
+    """A user's events, or some that follow one another, as they are stored."""
+    feedback = {
+        task: FeedbackColumn(labels.copy(), said.copy())
+        for task, labels, said in zip(
+            table.tasks, table.labels[span].T, table.feedback_timestamps[span].T, strict=True
+        )
+        if (labels != UNKNOWN).any()
+    }
+    item_ids = [table.item_ids[item] for item in table.items[span].tolist()]
+    return Timeline.of_columns(item_ids, table.timestamps[span].copy(), feedback)

@@ -36,11 +36,11 @@ class Recording:
 
 
 def record_part(recording: Recording, part: bytes) -> dict[str, Any]:
-    """Records a part, a Parquet file; twice changes nothing. Returns `Backfilled` as a dict."""
+    """Records a part, an Arrow stream; twice changes nothing. Returns `Backfilled` as a dict."""
     settings = Settings(**recording.settings)
     configure_logging(form=settings.log_format, level=settings.log_level)
     with TemporaryDirectory(prefix="marmot-") as folder:
-        file = Path(folder) / "part.parquet"
+        file = Path(folder) / "part.arrows"
         file.write_bytes(part)
         table = read_events(file, recording.tasks)
 

@@ -14,8 +14,9 @@ from service.features import History
 from service.job import Array, Job, Lane
 from service.timings import Timings
 
-#: Rows that one run of a graph computes; more would mostly be attention that is masked.
-LEAST_AT_ONCE = 512
+#: Rows that one run of a graph computes, or a window's worth; more would mostly be attention that
+#: is masked, and fewer would make the same keys again too often.
+LEAST_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Plan:
 
     def fill(self, rows: Array, valid: Array, built: Array) -> tuple[Array, Array]:
         """A snapshot's rows and mask with the built ones among them."""
+        if self.count == len(rows):
+            return built, np.ones(len(rows), np.bool_)
         rows, valid = rows.copy(), valid.copy()
         rows[self.first : self.end] = built
         valid[self.first : self.end] = True
@@ -78,21 +81,22 @@ async def rebuild(
     timings: Timings | None = None,
 ) -> Array:
     """The rows [first, end) of the plan, computed by the engine."""
-    built: np.ndarray[Any, Any] = np.empty(plan.count, spec.row)
-    for part in _parts(plan, max(spec.window, LEAST_AT_ONCE), spec.window):
-        if part.first > plan.first:  # on rows that were built just now, at least in part
-            rows = rows.copy()
-            rows[plan.first : part.first] = built[: part.first - plan.first]
+    built: np.ndarray[Any, Any] = np.empty(plan.end, spec.row)
+    most = max(spec.window, LEAST_AT_ONCE)
+    if plan.count > most:  # later parts stand on what earlier ones have built
+        built[plan.start : plan.first] = rows[plan.start : plan.first]
+        rows = built
+    for part in _parts(plan, most, spec.window):
         job = _job(part, history, rows, lane, deadline)
         outputs = await batcher.submit(job)
         if timings is not None:
             timings.queue += job.queue_s
             timings.run += job.run_s
-        into = built[part.first - plan.first : part.end - plan.first]
+        into = built[part.first : part.end]
         # A graph cannot call an output like an input, so the fields are told by their order.
         for name, output in zip(spec.row.names or (), outputs.values(), strict=True):
             into[name] = output[-part.count :]
-    return built
+    return built[plan.first :]
 
 
 def _parts(plan: Plan, most: int, window: int) -> Iterator[Plan]:

@@ -12,8 +12,8 @@ from time import perf_counter
 
 from cache.base import Cache
 from cache.errors import CacheMismatch, CacheUnavailable, StaleVersion
+from cache.sent import Sent
 from cache.snapshot import Change
-from cache.timeline import Event
 from service.errors import (
     Contended,
     DeadlineExceeded,
@@ -60,9 +60,7 @@ class Recorder:
     def __repr__(self) -> str:
         return f"<Recorder writing {len(self._locks)} users>"
 
-    async def record(
-        self, model: Model, user_id: str, events: Sequence[Event], timings: Timings
-    ) -> Recorded:
+    async def record(self, model: Model, user_id: str, events: Sent, timings: Timings) -> Recorded:
         """Stores a user's events; whoever overtakes us makes us read and merge again."""
         deadline = min(perf_counter() + self._deadline_s, timings.deadline)
         pause_s = FIRST_PAUSE_S
@@ -91,7 +89,7 @@ class Recorder:
         self,
         model: Model,
         user_id: str,
-        events: Sequence[Event],
+        events: Sent,
         deadline: float,
         timings: Timings,
     ) -> Recorded:
@@ -111,7 +109,7 @@ class Recorder:
         return Recorded(change.statuses, version)
 
     async def _merged(
-        self, model: Model, user_id: str, events: Sequence[Event], limit: int, timings: Timings
+        self, model: Model, user_id: str, events: Sent, limit: int, timings: Timings
     ) -> Change:
         began = perf_counter()
         snapshot = await self._cache.fetch(user_id, limit=limit, layout=model.layout, around=events)

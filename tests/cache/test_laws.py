@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cache import chunk
 from cache.errors import StaleVersion
 from cache.layout import Layout
+from cache.sent import Sent
 from cache.timeline import Event, Mark, Timeline
 from tests.cache.stores import LAYOUT, OTHER, ROW, Store, some_events
 
@@ -44,7 +45,7 @@ def cache(store: Store, request: pytest.FixtureRequest) -> Any:
     return store.open(keep=getattr(request, "param", 1000))
 
 
-async def post(cache: Any, user: str, batch: list[Event], limit: int = 5) -> tuple[str, ...]:
+async def post(cache: Any, user: str, batch: Sent, limit: int = 5) -> tuple[str, ...]:
     """Merges a batch, walking again while others write."""
     while True:
         snapshot = await cache.fetch(user, limit=limit, around=batch)
@@ -73,7 +74,10 @@ async def test_any_order_any_batches(
     order = [event for event in order if event]
     while order:
         size = data.draw(st.integers(1, 12))
-        await post(cache, user, order[:size], limit=data.draw(st.sampled_from([1, 5, 50])))
+        batch: Sent = order[:size]
+        if data.draw(st.booleans()):  # as columns, each event once and in order
+            batch = Timeline.of(batch)
+        await post(cache, user, batch, limit=data.draw(st.sampled_from([1, 5, 50])))
         order = order[size:]
     expected = Timeline.of(sent)
     snapshot = await cache.fetch(user, limit=1000)
@@ -108,8 +112,9 @@ async def test_rows_are_true(cache: Any, new_user: Callable[[], str], data: st.D
             sent = []
         elif step == "post":
             batch = data.draw(st.lists(events, min_size=1, max_size=15))
-            snapshot = await cache.fetch(user, limit=limit, layout=layout, around=batch)
-            change = snapshot.merge(batch)
+            given: Sent = Timeline.of(batch) if data.draw(st.booleans()) else batch
+            snapshot = await cache.fetch(user, limit=limit, layout=layout, around=given)
+            change = snapshot.merge(given)
             sent += batch
             whole = Timeline.of(sent)
             _check(change, whole, layout)
