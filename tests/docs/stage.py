@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -86,6 +87,8 @@ class Stage:
             return self._serve(shortened(words[1:]))
         if words[:2] == ["marmot", "consume"] and "--until-empty" not in words:
             return self._until(words[1:], "--metrics-port", "/metrics")
+        if "ray" in words:  # its warnings are not ours
+            return self._bash(shlex.join(["marmot", *shortened(words[1:])]))
         if alone and words[1] != "--install-completion":
             self.screen.readouterr()
             code = self._run(shortened(words[1:]))
@@ -184,7 +187,7 @@ def _until_data(bash: subprocess.Popen[str]) -> str:
 
 def _digest(arguments: list[str]) -> str:
     """One for the same options and files, whatever these are called and wherever it goes to."""
-    told = dict(zip(arguments, arguments[1:], strict=False))
+    told = dict(pairwise(arguments))
     given = [told.get(option) for option in ("--events", "--items")]
     words = [word for word in arguments if word not in {*given, told["--out"]}]
     files = b"".join(Path(name).read_bytes() if name else b"-" for name in given)
@@ -205,7 +208,9 @@ def _home(folder: Path) -> dict[str, str]:
     (home / "bin").mkdir(parents=True, exist_ok=True)
     for name, more in (("marmot", "-c 'from service.marmot import main; main()' "), ("python", "")):
         script = home / "bin" / name
-        script.write_text(f"#!/bin/sh\nPYTHONPATH='{ROOT}' exec '{sys.executable}' {more}\"$@\"\n")
+        script.write_text(
+            f"#!/bin/sh\nPYTHONPATH='{ROOT}'${{PYTHONPATH:+:$PYTHONPATH}} exec '{sys.executable}' {more}\"$@\"\n"
+        )
         script.chmod(0o755)
     (home / ".curlrc").write_text("fail-with-body\n")
     return {"HOME": str(home), "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"}

@@ -108,6 +108,12 @@ def test_what_make_makes() -> None:
             assert name in targets, f"{name_of(page)}: make {name}"
 
 
+def test_every_command_is_told() -> None:
+    """docs/commands.md knows every `marmot` command."""
+    told = (ROOT / "docs" / "commands.md").read_text()
+    assert [name for name in _COMMANDS.commands if f"`marmot {name}" not in told] == []
+
+
 def test_what_pip_adds() -> None:
     """Every extra that a page names is one."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
