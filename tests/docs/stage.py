@@ -208,9 +208,8 @@ def _home(folder: Path) -> dict[str, str]:
     (home / "bin").mkdir(parents=True, exist_ok=True)
     for name, more in (("marmot", "-c 'from service.marmot import main; main()' "), ("python", "")):
         script = home / "bin" / name
-        script.write_text(
-            f"#!/bin/sh\nPYTHONPATH='{ROOT}'${{PYTHONPATH:+:$PYTHONPATH}} exec '{sys.executable}' {more}\"$@\"\n"
-        )
+        path = f"PYTHONPATH='{ROOT}'${{PYTHONPATH:+:$PYTHONPATH}}"
+        script.write_text(f"#!/bin/sh\n{path} exec '{sys.executable}' {more}\"$@\"\n")
         script.chmod(0o755)
     (home / ".curlrc").write_text("fail-with-body\n")
     return {"HOME": str(home), "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"}
