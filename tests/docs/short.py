@@ -15,7 +15,7 @@ _SHORT = {
     "train --stage": "--steps 2 --window 8",
     "train": "--epochs 1 --window 8 --width 16 --heads 2",
     "compare": "--quick --seeds 1",
-    "scaling": "--windows 4,8 --depths 1,2 --widths 16 --heads 2 --epochs 1",
+    "scaling": "--windows 2,4,8 --depths 2 --widths 16 --heads 2 --epochs 1 --holdout 0.4",
     "data order": "--users 60",
     "data long-range": "--users 4 --distance 40 --topics-per-user 4",
     "bench --window": f"{_BENCH} --window 12 --records 12",
