@@ -32,6 +32,7 @@ settings.load_profile("steady")
 LONGEST = (
     "laws/test_movielens.py",
     "laws/test_small_models.py",
+    "docs/test_pages.py",
     "loadtest/test_bench.py",
     "service/test_cli.py",
     "test_order.py",

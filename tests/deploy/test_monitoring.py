@@ -95,7 +95,7 @@ def test_alerts_are_explained() -> None:
 
 def test_the_operators_form() -> None:
     """The command in docs/operating.md makes the rules a PrometheusRule of the same groups."""
-    command = re.search(r"^(sed .*?) \|", OPERATING.read_text(), re.MULTILINE)
+    command = re.search(r"^(sed .*?) >", OPERATING.read_text(), re.MULTILINE)
     assert command is not None
     done = subprocess.run(  # noqa: S602
         command[1], shell=True, cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,9 +1,11 @@
 """The code blocks of README and docs: which there are, and what their page says of them.
 
-bash, python, go        run as they stand
-console                 `$ ` begins a command; what follows is what it answers
-text, json, …           shown: a picture, or what the block right above it prints
-<!-- not run: why -->   above a block that nobody here can run
+bash, python, go           run as they stand
+console                    `$ ` begins a command; what follows is what it answers
+text, json, …              shown: a picture, or what the block right above it prints
+<!-- not run: why -->      above a block that nobody here can run
+<!-- run by: tests/… -->   above one whose commands those tests run
+<!-- takes: ray -->        above one that runs where this package is installed
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ RUN = {"bash", "console", "python", "go"}
 SHOWN = {"text", "json", "yaml", "toml"}
 
 _FENCE = re.compile(r"^```(\w*)$")
-_NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
+_SAID = {
+    name: re.compile(rf"<!-- {name.replace('_', ' ')}: (.+?) -->", re.DOTALL)
+    for name in ("not_run", "run_by", "takes")
+}
 #: What only somebody at a prompt types.
 COMMAND = re.compile(r"^\s*(?:\$ )?(?:marmot|curl|make|kubectl|docker|pip|openssl|sed) ")
 
@@ -38,8 +43,10 @@ class Block:
     line: int
     language: str
     text: str
-    not_run: str | None
     after: Block | None
+    not_run: str | None = None
+    run_by: str | None = None
+    takes: str | None = None
 
     @property
     def where(self) -> str:
@@ -77,9 +84,9 @@ def blocks_of(page: Path) -> list[Block]:
         if inside is None and fence:
             inside, language, start = [], fence[1], number
         elif inside is not None and line == "```":
-            reason = _NOT_RUN.search(said)
+            marks = {name: mark[1] for name, each in _SAID.items() if (mark := each.search(said))}
             text = "\n".join(inside) + "\n"
-            last = Block(page, start, language, text, reason and reason[1], last)
+            last = Block(page, start, language, text, last, **marks)
             found.append(last)
             inside, said = None, ""
         elif inside is not None:
@@ -110,3 +117,6 @@ def _is_whole(typed: str) -> bool:
     except ValueError:
         return False
     return not typed.endswith("\\")
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,24 @@ from models.spec import Spec
 from service.marmot import run
 from tests.bundles import random_model
 from tests.docs.stage import Stage
-from tests.servers import RedisServer, Running, flush
+from tests.servers import ROOT, RedisServer, Running, flush
 
 NAMES = {"50": "Star Wars", "181": "Return of the Jedi", "7": "Twelve Monkeys"}
 ITEMS = [str(number) for number in range(1, 1_682)]  # 1682 is the one that nobody knows
 NOW_S = 893_286_639
+_PURCHASES = "user_id,item_id,timestamp\n" + "".join(
+    f"u{n % 20},b{n * 7 % 30},{NOW_S + n}\n" for n in range(200)
+)
+#: Small files that users bring, and MovieLens-1M.
+FILES = {
+    "purchases.csv": _PURCHASES,
+    "beauty.csv": _PURCHASES,
+    "new-items.csv": "item_id,name\n9001,A new one\n",
+}
+MOVIELENS_1M = {
+    "ratings.dat": "".join(f"{n % 3}::{n}::{n % 5 + 1}::{NOW_S + n}\n" for n in range(1, 30)),
+    "movies.dat": "".join(f"{n}::Film {n} (1999)::Drama|War\n" for n in range(1, 30)),
+}
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +65,7 @@ def _events() -> pa.Table:
     return pa.table(
         {
             "user_id": users.astype(str),
-            "item_id": rng.integers(1, 60, len(users)).astype(str),
+            "item_id": rng.integers(1, 400, len(users)).astype(str),
             "timestamp": NOW_S - 10_000 + rng.permutation(len(users)),
             "like": rng.integers(0, 2, len(users)),
         }
@@ -69,16 +83,27 @@ def stage(
     """A copy of that world for one page, the user's own files in it, and a service beside it."""
     here, service = tmp_path / "here", tmp_path / "service"
     shutil.copytree(var, here / "var")
-    shutil.copytree(var, service)
+    (here / "deploy").symlink_to(ROOT / "deploy")
     for name in ("events.parquet", "items.parquet"):
         shutil.copy(var / "data" / name, here / name)
-    flush(redis_server.url)
+    for name, text in FILES.items():
+        (here / name).write_text(text)
+    with ZipFile(here / "ml-1m.zip", "w") as log:
+        for name, text in MOVIELENS_1M.items():
+            log.writestr(f"ml-1m/{name}", text)
+    for database in range(2):
+        flush(f"{redis_server.url.removesuffix('/0')}/{database}")
     monkeypatch.chdir(here)
     monkeypatch.setenv("COLUMNS", "100")
-    running = Running(bundle=service / "bundle", cache=f"lmdb:{service}/cache")
+
+    def start() -> Running:
+        shutil.copytree(var, service)
+        return Running(bundle=service / "bundle", cache=f"lmdb:{service}/cache")
+
     log = logging.getLogger()
     handlers, level = log.handlers, log.level
-    yield Stage(here, running.port, redis_server.url, var.parent / "kept", capfd)
+    stage = Stage(here, start, redis_server.url, var.parent / "kept", capfd)
+    yield stage
     log.handlers, log.level = handlers, level
     structlog.reset_defaults()
-    running.stop()
+    stage.close()

@@ -8,7 +8,8 @@ from typing import Any
 
 #: What differs each time: keys, fingerprints, numbers.
 _VARYING = re.compile(
-    r"marmot_[\w-]{30,}|\b(?=\w*\d)[0-9a-f]{7,}\b|(?<![A-Za-z_])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
+    r"marmot_[\w-]{30,}|\b(?=\w*\d)(?=\w*[a-f])[0-9a-f]{7,}\b"
+    r"|(?<![A-Za-z_])-?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[-+]?\d+)?"
 )
 MORE = "…"
 

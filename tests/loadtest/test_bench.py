@@ -1,9 +1,14 @@
-"""The bench, on a tiny bundle and for a moment: what it says, not how fast anything is."""
+"""The bench, on a tiny bundle and for a moment: what it says, not how fast anything is.
+
+What is measured are the lines of the pages, each of them once (tests/docs/short.py).
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from contextlib import chdir
 from itertools import islice
 from pathlib import Path
 
@@ -12,17 +17,37 @@ from typer.testing import CliRunner
 
 from loadtest.cli import app
 from loadtest.deck import USERS, Deck
+from tests.docs.short import typed
+
+#: What a line measures, by the option that says so; `--json` alone is run on its page.
+KINDS = ("--window", "--memory-requests", "--workers", "--backfill", "--peers", "--store", "--json")
+TYPED = {next(kind for kind in KINDS if kind in line): line for line in typed("bench")}
 
 
 @pytest.fixture(scope="module")
-def both(tiny_bundle: Path) -> str:
+def here(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle where the pages have it."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "var").mkdir()
+    (folder / "var" / "bundle").symlink_to(tiny_bundle)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(here: Path) -> str:
     """What one run on both stores says, as tables for a page and a line of JSON."""
-    ended = _bench(
-        "--bundle", str(tiny_bundle), "--store", "both", "--hit-rate", "0,50,100", "--markdown"
-    )
+    options = ("--records", "0,8", "--candidates", "5,100", "--hit-rate", "0,50,100", "--markdown")
+    with chdir(here):
+        ended = _bench(*TYPED["--store"], *options)
     assert ended.exit_code == 0, ended.output
     said: str = ended.stdout.strip()
     return said
+
+
+def test_every_line_of_the_pages() -> None:
+    """No two measure the same, so that each is run: by a test here, or in tests/docs."""
+    assert len(TYPED) == len(typed("bench"))
+    assert TYPED.keys() == set(KINDS)
 
 
 def test_one_run_compares_the_service_with_the_bare_graph(both: str) -> None:
@@ -73,12 +98,10 @@ def test_an_inline_history_is_the_stored_one() -> None:
     assert sorted({event["timestamp"] for event in history}) == [e["timestamp"] for e in history]
 
 
-def test_another_window(tmp_path: Path) -> None:
+def test_another_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `--window` an untrained bundle is measured, and no other is needed."""
-    ended = _bench(
-        "--bundle", str(tmp_path), "--window", "12", "--records", "12", "--candidates", "5",
-        "--hit-rate", "",
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    ended = _bench(*TYPED["--window"], "--hit-rate", "")
     assert ended.exit_code == 0, ended.output
     *table, line = ended.stdout.splitlines()
     assert any("5 x 12" in row for row in table)
@@ -108,9 +131,31 @@ def test_a_file_that_is_no_report(tmp_path: Path) -> None:
     assert "bench.txt: it is none of `--out`" in str(ended.exception)
 
 
+def test_a_race(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers: Marmot with and without its near tier, and the control: each has its figures."""
+    python = tmp_path / "fastapi" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.chdir(here)
+    ended = _bench(*TYPED["--peers"], "--peers-dir", str(tmp_path), "--candidates", "5,20")
+    assert ended.exit_code == 0, ended.output
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report["kind"] == "peers"
+    assert "fastapi" not in report["missing"]
+    rows = [(row["peer"], row["candidates"]) for row in report["peers"]]
+    servers = ("marmot", "marmot without near tier", "fastapi")
+    assert rows == [(server, size) for size in (5, 20) for server in servers]
+    for row in report["peers"]:
+        assert min(value for value in row.values() if not isinstance(value, str)) > 0
+
+
 def test_more_records_than_the_window_holds_are_refused(tiny_bundle: Path) -> None:
     """What was measured is what was asked for, or nothing is."""
-    ended = _bench("--bundle", str(tiny_bundle), "--records", "9")
+    ended = _bench(
+        "--bundle", str(tiny_bundle), "--records", "9", "--candidates", "5",
+        "--memory-requests", "20",
+    )  # fmt: skip
     assert ended.exit_code == 1
     assert "9 records were wanted" in str(ended.exception)
 
@@ -145,15 +190,15 @@ def test_a_report_with_holes(missing: str, both: str, tmp_path: Path) -> None:
     assert "not all figures" in str(ended.exception)
 
 
-def test_a_file_keeps_one_report_of_each_kind(both: str, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_file_keeps_one_report_of_each_kind(
+    both: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`--out` puts a report beside those of other kinds, with machine, command, commit and note."""
     bench = json.loads(both.splitlines()[-1])
     (file := tmp_path / "figures" / "bench.json").parent.mkdir()
     file.write_text(json.dumps({"bench": bench, "memory": {"kind": "memory", "note": "first"}}))
-    ended = _bench(
-        "--bundle", str(tiny_bundle), "--memory-requests", "60", "--records", "8",
-        "--out", str(file), "--note", "second",
-    )  # fmt: skip
+    monkeypatch.chdir(here)
+    ended = _bench(*TYPED["--memory-requests"], "--out", str(file), "--note", "second")
     assert ended.exit_code == 0, ended.output
     kept = json.loads(file.read_text())
     assert kept.keys() == {"bench", "memory"}
@@ -169,11 +214,10 @@ def test_a_file_keeps_one_report_of_each_kind(both: str, tiny_bundle: Path, tmp_
     assert "app in process / bare" in shown
 
 
-def test_what_a_second_worker_costs(tiny_bundle: Path) -> None:
+def test_what_a_second_worker_costs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many requests for one worker as for two, and the CPU time of each of them."""
-    ended = _bench(
-        "--bundle", str(tiny_bundle), "--workers", "2", "--records", "8", "--candidates", "5"
-    )
+    monkeypatch.chdir(here)
+    ended = _bench(*TYPED["--workers"])
     assert ended.exit_code == 0, ended.output
     rows = json.loads(ended.stdout.splitlines()[-1])["workers"]
     assert [(row["workers"], row["candidates"]) for row in rows] == [(1, 5), (2, 5)]
@@ -182,9 +226,10 @@ def test_what_a_second_worker_costs(tiny_bundle: Path) -> None:
     assert one["generator_cpu_ms"] > 0
 
 
-def test_a_backfill_beside_the_bare_graph(tiny_bundle: Path) -> None:
+def test_a_backfill_beside_the_bare_graph(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two files, each read by a process of its own, and what their memory came to."""
-    ended = _bench("--bundle", str(tiny_bundle), "--backfill", "1600")
+    monkeypatch.chdir(here)
+    ended = _bench(*TYPED["--backfill"])
     assert ended.exit_code == 0, ended.output
     report = json.loads(ended.stdout.splitlines()[-1])
     assert (report["events"], report["larger_events"]) == (1600, 6400)
@@ -193,9 +238,6 @@ def test_a_backfill_beside_the_bare_graph(tiny_bundle: Path) -> None:
         assert 0 < report[f"{which}anonymous_peak_mib"] < report[f"{which}peak_mib"]
 
 
-def _bench(*options: str):  # type: ignore[no-untyped-def]
-    given = (
-        "bench", "--records", "0,8", "--candidates", "5,100", "--seconds", "0.05",
-        "--no-cache-times", "--json",
-    )  # fmt: skip
-    return CliRunner().invoke(app, [*given, *options])
+def _bench(*words: str):  # type: ignore[no-untyped-def]
+    line = words if words[0] == "bench" else ("bench", "--seconds", "0.05", *words)
+    return CliRunner().invoke(app, [*line, "--no-cache-times", "--json"])

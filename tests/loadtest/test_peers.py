@@ -1,10 +1,8 @@
-"""The peers: packed users, and a race against the one peer that needs nothing installed."""
+"""The peers: packed users, and what each brings; test_bench.py has a race against one of them."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,30 +38,6 @@ def test_a_packed_user_comes_out_as_it_went_in(records: int, seed: int) -> None:
     for name, array in feed.items():
         assert found[name].dtype == array.dtype
         assert np.array_equal(found[name], array)
-
-
-def test_a_race(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Marmot with and without its near tier, and the control: each has its figures."""
-    python = tmp_path / "fastapi" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    ended = CliRunner().invoke(
-        app,
-        [
-            "bench", "--peers", "--peers-dir", str(tmp_path), "--bundle", str(tiny_bundle),
-            "--records", "8", "--candidates", "5,20", "--seconds", "0.05", "--json",
-        ],
-    )  # fmt: skip
-    assert ended.exit_code == 0, ended.output
-    report = json.loads(ended.stdout.splitlines()[-1])
-    assert report["kind"] == "peers"
-    assert "fastapi" not in report["missing"]
-    rows = [(row["peer"], row["candidates"]) for row in report["peers"]]
-    servers = ("marmot", "marmot without near tier", "fastapi")
-    assert rows == [(server, size) for size in (5, 20) for server in servers]
-    for row in report["peers"]:
-        assert min(value for value in row.values() if not isinstance(value, str)) > 0
 
 
 def test_no_peers(tmp_path: Path) -> None:

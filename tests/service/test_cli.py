@@ -59,8 +59,11 @@ def port_of(url: str) -> int:
 
 
 def test_it_serves_and_ends_cleanly(service: Any) -> None:
-    """Ready, answers, and after SIGTERM the exit code is 0 and stdout was never written to."""
-    command, url = service("--drain-s", "0")
+    """Ready, answers, and after SIGTERM the exit code is 0 and stdout was never written to.
+
+    Every line that it logs is an object where that is asked for.
+    """
+    command, url = service("--drain-s", "0", MARMOT_LOG_FORMAT="json")
     answer = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1, 2]})
     assert answer.status_code == 200
     command.send(signal.SIGTERM)
@@ -68,11 +71,20 @@ def test_it_serves_and_ends_cleanly(service: Any) -> None:
     assert code == 0, err
     assert out == ""
     assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if not line.startswith("marmot:")]
+    assert [json.loads(line)["event"] for line in lines].count("ready") == 1
 
 
 def test_a_draining_service_is_not_ready_and_still_answers(service: Any, until: Any) -> None:
-    """After SIGTERM readiness is withdrawn first; requests are answered until the door closes."""
+    """After SIGTERM readiness is withdrawn first; requests are answered until the door closes.
+
+    A connection that was open gets its answer, hears that it is the last, and ends.
+    """
     command, url = service("--drain-s", "60")
+    asked = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    line = plain.line(port_of(url))
+    line.sendall(asked)
+    assert b"connection: close" not in line.recv(65_536)
     command.send(signal.SIGTERM)
 
     def unready() -> Any:
@@ -85,6 +97,12 @@ def test_a_draining_service_is_not_ready_and_still_answers(service: Any, until: 
     ranked = plain.post(f"{url}/v1/rank", json={"user_id": "u", "candidates": [1]})
     assert ranked.status_code == 200
     assert plain.get(f"{url}/health/live").status_code == 200
+    with line:
+        line.sendall(asked)
+        said = line.recv(65_536)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in said
+        assert line.recv(65_536) == b""
     command.send(signal.SIGINT)  # which does not wait for the door to close
     _, _, err = command.ends()
     assert "Traceback" not in err
@@ -103,24 +121,6 @@ def test_nothing_in_flight_is_lost_at_the_end(service: Any, until: Any) -> None:
         line.sendall(body[5:])
         assert line.recv(65_536).startswith(b"HTTP/1.1 200")
     assert command.ends()[0] == 0
-
-
-def test_connections_are_closed_when_their_last_answer_has_gone(service: Any, until: Any) -> None:
-    """After SIGTERM an open connection gets its answer, hears that it is the last, and ends."""
-    command, url = service("--drain-s", "60")
-    with plain.line(port_of(url)) as line:
-        asked = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
-        line.sendall(asked)
-        assert b"connection: close" not in line.recv(65_536)
-        command.send(signal.SIGTERM)
-        until(lambda: plain.get(f"{url}/health/ready").status_code == 503)
-        line.sendall(asked)
-        answer = line.recv(65_536)
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert b"connection: close" in answer
-        assert line.recv(65_536) == b""
-    command.send(signal.SIGINT)
-    command.ends()
 
 
 def test_a_killed_worker_is_replaced(service: Any, until: Any) -> None:
@@ -156,7 +156,10 @@ def command_of(pid: str) -> bytes:
 
 
 def test_workers_share_store_and_metrics(service: Any) -> None:
-    """Two workers answer on one port, read each other's writes, and one scrape shows both."""
+    """Two workers answer on one port, read each other's writes, and one scrape shows both.
+
+    When the first process is killed they do not go on alone.
+    """
     command, url = service("--workers", "2", "--drain-s", "0")
     sent = 40
     for place in range(sent):  # a connection each, so that both workers get some
@@ -167,17 +170,9 @@ def test_workers_share_store_and_metrics(service: Any) -> None:
     line = f'marmot_requests_total{{method="POST",route="/v1/rank",status="200"}} {sent}.0'
     # The worker that is not asked counts its last answers a moment later.
     wait_until(lambda: line in plain.get(f"{url}/metrics").text)
-    command.send(signal.SIGTERM)
-    assert command.ends()[0] == 0
-
-
-def test_logs_are_json_when_asked(service: Any) -> None:
-    """Every line that a service logs is an object."""
-    command, _ = service("--drain-s", "0", MARMOT_LOG_FORMAT="json")
-    command.send(signal.SIGINT)
-    _, _, err = command.ends()
-    lines = [line for line in err.splitlines() if not line.startswith("marmot:")]
-    assert [json.loads(line)["event"] for line in lines].count("ready") == 1
+    command.send(signal.SIGKILL)
+    command.ends()  # once nobody holds its pipes
+    assert not is_up(url)
 
 
 def damage(bundle: Path, name: str) -> None:
@@ -339,12 +334,3 @@ def cpu_s(pid: int) -> float:
     """What a process has used so far; what others use beside it does not count."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def test_workers_end_with_their_parent(service: Any, until: Callable[..., Any]) -> None:
-    """When the first process is killed its workers do not go on alone."""
-    command, url = service("--workers", "2", "--drain-s", "0")
-    assert is_up(url)
-    command.send(signal.SIGKILL)
-    command.ends()  # once nobody holds its pipes
-    assert not is_up(url)
