@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.events import UNKNOWN, EventTable
-from models.exposures import foretold
+from models.exposures import exposure_vectors, foretold
 from models.metrics import auc, gauc, ndcg
 
 Array = np.ndarray[Any, Any]
@@ -176,11 +176,15 @@ def evaluate_baselines(
     train, test = known & ~held_out, known & held_out
     n_users, n_items = len(table.user_ids), len(table.item_ids)
     seen = (users[train], table.items[train], labels[train].astype(np.float64))
+    about = exposure_vectors(users[~held_out], table.items[~held_out], n_users, n_items, seed)
     fitted: dict[str, Baseline] = {
         "item bias": ItemBias.fit(*seen[1:], n_items),
         "user and item bias": UserItemBias.fit(*seen, n_users, n_items),
         "matrix factorisation": MatrixFactorisation.fit(
             *seen, n_users, n_items, factors=factors, seed=seed
+        ),
+        "matrix factorisation, told who met an item": MatrixFactorisation.fit(
+            *seen, n_users, n_items, factors=factors, seed=seed, about=about
         ),
     }
     results = {}

@@ -116,7 +116,7 @@ def test_a_replica_without_the_folder_keeps_what_it_has(
     running.client.post("/v1/models/v2/activate").raise_for_status()
     wait_until(lambda: two(other)["state"] == "failed")
     assert two(other)["problem"] == "there is no bundle two in the models directory"
-    assert other.client.get("/v1/models").json()["wanted"] == "v2"
+    wait_until(lambda: other.client.get("/v1/models").json()["wanted"] == "v2")
     assert other.rank("u", [1])["model"]["version"] == "v1"
     assert plain.get(f"{other.url}/health/ready").status_code == 200
 
