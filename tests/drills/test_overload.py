@@ -31,8 +31,9 @@ from tests.servers import is_up, wait_until
 pytestmark = pytest.mark.drill
 
 STEP_S, FLOOD_S, SETTLE_S = 3.0, 10.0, 0.5
-#: What `CROWD` callers get who ask one after another is all there is; capacity is that much of it.
-CROWD, LOAD = 4, 0.8
+#: What `CROWD` callers get who ask one after another is all there is. Capacity is the largest of
+#: these shares of it at which p99 is at most `SLOWEST` times what an unloaded service takes.
+CROWD, SHARES, SLOWEST = 4, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), 5.0
 PROBE_S = 0.05
 USERS, ITEMS, CANDIDATES, RECORDS = 50, 1_000, 500, 100
 
@@ -67,8 +68,11 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         await _fill(client)
         unloaded = await closed_loop(client, 1, STEP_S, traffic, _ignore)
         crowd = await closed_loop(client, CROWD, STEP_S, traffic, _ignore)
-        rate = LOAD * len(_ok(crowd)) / STEP_S
-        at_capacity = await open_loop(client, poisson(rate, STEP_S, 0), traffic, _ignore)
+        for share in SHARES:
+            rate = share * len(_ok(crowd)) / STEP_S
+            at_capacity = await open_loop(client, poisson(rate, STEP_S, 0), traffic, _ignore)
+            if _quantile(at_capacity, 99) <= SLOWEST * _quantile(unloaded, 50):
+                break
         flood = asyncio.create_task(
             open_loop(client, poisson(3 * rate, FLOOD_S, 0), traffic, _ignore)
         )
@@ -84,6 +88,7 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     figures = {
         "unloaded_p50_ms": _ms(_quantile(unloaded, 50)),
         "capacity_rps": round(rate, 1),
+        "capacity_share": share,
         "capacity_p50_ms": _ms(_quantile(at_capacity, 50)),
         "capacity_p99_ms": _ms(_quantile(at_capacity, 99)),
         "offered_rps": round(len(results) / FLOOD_S, 1),
