@@ -36,7 +36,7 @@ class Admission:
         self,
         batcher: Batcher,
         *,
-        few: int = 16,
+        few: int = 8,
         queue_s: float = 0.02,
         crowd_s: float = 0.25,
         lane: Lane = Lane.RANK,
