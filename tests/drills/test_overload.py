@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from loadtest.driver import closed_loop, open_loop
 from loadtest.results import Result
 from loadtest.traffic import Traffic, Universe
 from tests.bundles import make_bundle
+from tests.drills.histories import give_histories
 from tests.drills.load import Outcome
 from tests.servers import is_up, wait_until
 
@@ -80,7 +80,7 @@ def test_three_times_capacity(
 async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     traffic = Traffic(Universe.of_counts(USERS, ITEMS), candidates=CANDIDATES)
     async with Client(url) as client:
-        await _fill(client)
+        await give_histories(client, USERS, RECORDS)
         unloaded = await closed_loop(client, 1, STEP_S, traffic, _ignore)
         crowd = await closed_loop(client, CROWD, STEP_S, traffic, _ignore)
         for share in SHARES:
@@ -122,18 +122,6 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         refused=0, excused=0, lost=0, away=0, waited_ms=0.0, back_s=None,
     )  # fmt: skip
     return figures, outcome
-
-
-async def _fill(client: Client) -> None:
-    """Every user gets a full window of events, so that every request is of one size."""
-    now = int(time.time())
-    for user in range(1, USERS + 1):
-        events = [
-            {"user_id": user, "item_id": place % 60, "timestamp": now - RECORDS + place}
-            for place in range(RECORDS)
-        ]
-        answer = await client.post("/v1/events", json.dumps({"events": events}).encode())
-        assert answer.status == 200
 
 
 async def _probed(url: str) -> list[tuple[int, float]]:

@@ -25,6 +25,7 @@ from loadtest.driver import closed_loop, open_loop
 from loadtest.results import Result
 from loadtest.traffic import Traffic, Universe
 from tests.bundles import make_bundle
+from tests.drills.histories import give_histories
 from tests.drills.load import Outcome
 from tests.servers import is_up, wait_until
 
@@ -73,7 +74,7 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     alone: list[Result] = []
     beside: list[Result] = []
     async with Client(url) as client:
-        await _fill(client)
+        await give_histories(client, USERS, RECORDS)
         crowd = await closed_loop(client, CROWD, PROBE_S, traffic, _ignore)
         rate = LOAD * len(crowd) / PROBE_S
         for turn in range(TURNS):
@@ -101,18 +102,6 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         failed=0, posted=0, refused=0, excused=0, lost=0, away=0, waited_ms=0.0, back_s=None,
     )  # fmt: skip
     return figures, outcome
-
-
-async def _fill(client: Client) -> None:
-    """Every user gets a full window of events."""
-    now = int(time.time())
-    for user in range(1, USERS + 1):
-        events = [
-            {"user_id": user, "item_id": place % 60, "timestamp": now - RECORDS + place}
-            for place in range(RECORDS)
-        ]
-        answer = await client.post("/v1/events", json.dumps({"events": events}).encode())
-        assert answer.status == 200
 
 
 async def _rebuilt(client: Client, version: int) -> int:
