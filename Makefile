@@ -67,7 +67,8 @@ bench: $(VAR)/bundle/manifest.json .venv/.dev
 
 # The comparison of docs/numbers.md, three seeds: hours. QUALITY_ARGS=--quick shows that it works.
 quality: $(VAR)/data/.done
-	$(BIN)/marmot compare --events $(VAR)/data/events.parquet --families full,stca,din \
+	$(BIN)/marmot compare --events $(VAR)/data/events.parquet --items $(VAR)/data/items.parquet \
+		--families din,sim,search,stca,full,vista,elastic $(if $(QUALITY_ARGS),,--resume $(VAR)/quality) \
 		$(QUALITY_ARGS)
 
 # Other servers for `marmot bench --peers`, each in an environment of its own; one that cannot be

@@ -29,7 +29,7 @@ from models.command_options import (
 )
 from models.embeddings.sizes import DEFAULT_COMPRESSION, EMBEDDINGS
 from models.family import FAMILIES, Family, default_depth
-from models.spec import Spec
+from models.spec import DEFAULT_FOUND, DEFAULT_SEARCHED, Spec
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -40,9 +40,6 @@ app.add_typer(data_cli.app)
 app.add_typer(evaluate_cli.app)
 app.add_typer(quality_cli.app)
 app.add_typer(items_cli.app, name="items")
-
-#: What the family sim searches in, and how many events it finds, unless told otherwise.
-LONG_HISTORY, SEARCH = 10_000, 100
 
 
 @app.command(epilog="Example: marmot train --events var/data/events.parquet --out var/bundle")
@@ -229,7 +226,7 @@ def train(
         raise UsageError("--ranker and --steps go with --stage retrieval or --stage prerank")
     categories = read_categories(items) if items else None
     if family == "sim" and history is None:
-        history = LONG_HISTORY
+        history = DEFAULT_SEARCHED
     is_summarised = FAMILIES.get(family, Family()).summary > 0
     if is_summarised and (search is not None or search_by is not None):
         raise UsageError(f"the family {family} cannot search: leave out --search and --search-by")
@@ -253,7 +250,7 @@ def train(
         compression=compression or 0,
         cache_dtype=cache_dtype,
         history=history or 0,
-        search=(search or SEARCH) if searches else 0,
+        search=(search or DEFAULT_FOUND) if searches else 0,
         search_by=search_by or ("attention" if categories is None and searches else "category"),
         summary=summary or 0,
         refresh_events=refresh_events or 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -16,14 +16,16 @@ from models.catalogue_metrics import NAMES, measure_catalogue
 from models.evaluate import Array, Question, measure
 from models.events import EventTable
 from models.family import default_depth
-from models.fleet import On, spread
+from models.fleet import Journal, On, spread
+from models.items import numbered
 from models.marm import Marm
 from models.operations import operations
 from models.positive_baselines import fit_positives, scorer
 from models.progress import bar
+from models.rank_time import rank_times_ms
 from models.ranking_model import RankingModel
 from models.reference import Reference
-from models.spec import Spec
+from models.spec import DEFAULT_FOUND, DEFAULT_SEARCHED, Spec
 from models.train import Recipe, train
 
 Row = dict[str, Any]
@@ -50,8 +52,17 @@ class Contestant(NamedTuple):
     kind: type[RankingModel] | None = None
 
 
-def contestants(depths: list[int], families: list[str], tasks: tuple[str, ...]) -> list[Contestant]:
-    """Marm at these depths, with the other choice of records, and these families beside it."""
+#: What `--families` knows beside them: marm that searches, instead of attending to a window.
+SEARCH = "search"
+
+
+def contestants(
+    depths: list[int], families: list[str], tasks: tuple[str, ...], *, by_category: bool
+) -> list[Contestant]:
+    """Marm at these depths, with the other choice of records, and these families beside it.
+
+    Those that search go by category where items have one.
+    """
     found = [
         Contestant("no history" if depth == 0 else f"depth {depth}", Spec(depth=depth, tasks=tasks))
         for depth in depths
@@ -59,10 +70,25 @@ def contestants(depths: list[int], families: list[str], tasks: tuple[str, ...]) 
     two = Spec(depth=2, tasks=tasks)
     if 2 in depths:
         found.append(Contestant("depth 2, records with own feedback", two, FeedbackInRecord))
-    for family in families:
-        spec = Spec(family=family, depth=min(2, default_depth(family)), tasks=tasks)
-        found.append(Contestant(f"{family}, depth {spec.depth}", spec))
+    found.extend(_named(name, tasks, by_category=by_category) for name in families)
     return found
+
+
+def _named(name: str, tasks: tuple[str, ...], *, by_category: bool) -> Contestant:
+    family = "marm" if name == SEARCH else name
+    depth = min(2, default_depth(family))
+    if name not in (SEARCH, "sim"):
+        return Contestant(f"{name}, depth {depth}", Spec(family=family, depth=depth, tasks=tasks))
+    by = "category" if by_category else "attention"
+    spec = Spec(
+        family=family,
+        depth=depth,
+        tasks=tasks,
+        history=DEFAULT_SEARCHED,
+        search=DEFAULT_FOUND,
+        search_by=by,
+    )
+    return Contestant(f"{family}, depth {depth}, search by {by}", spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +103,7 @@ class Course:
     negatives: int = 0
     sampling: str = "uniform"
     users: int | None = None
+    categories: Mapping[str, str] | None = None  # of items, by id, for those that search by them
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -95,7 +122,8 @@ class Course:
         recipe = Recipe(
             epochs=self.epochs, negatives=self.negatives, negative_sampling=self.sampling
         )
-        trained = train(seen, model.spec, recipe, seed=seed, kind=model.kind)
+        numbers = None if self.categories is None else numbered(seen.item_ids, self.categories)
+        trained = train(seen, model.spec, recipe, seed=seed, kind=model.kind, categories=numbers)
         score = Reference(trained.model, table, seen.item_ids).score_question
         if self.negatives:
             found = self._ranked(table, seen.item_ids, score)
@@ -103,8 +131,7 @@ class Course:
             found = dict(measure(table, self.holdout, score)[table.tasks[0]])
         weighs = {
             "parameters": sum(weight.numel() for weight in trained.model.parameters()),
-            "cached bytes per user": model.spec.row.itemsize * model.spec.reach,
-            "multiply-adds per request": operations(model.spec).per_request,
+            **_weighs(model.spec),
         }
         return found | weighs
 
@@ -115,20 +142,48 @@ class Course:
         return dict(found[table.tasks[0]])
 
 
-WEIGHS = ("parameters", "cached bytes per user", "multiply-adds per request")
+CANDIDATES = 100
+CACHED = "cached bytes per user"
+OPERATIONS = f"multiply-adds, {CANDIDATES} candidates"
+P50 = f"rank.onnx, {CANDIDATES} candidates, p50 ms"
+WEIGHS = ("parameters", CACHED, OPERATIONS, P50)
+
+
+def _weighs(spec: Spec) -> dict[str, int]:
+    """Without layers nothing is read; where a search goes by category, it is for one of them."""
+    request = operations(spec)
+    return {
+        CACHED: spec.row.itemsize * spec.reach + spec.summary_row.itemsize,
+        OPERATIONS: request.per_request + CANDIDATES * request.per_candidate,
+    }
 
 
 def compare_models(
-    table: EventTable, models: list[Contestant], seeds: int, course: Course, *, on: On = "here"
+    table: EventTable,
+    models: list[Contestant],
+    seeds: int,
+    course: Course,
+    *,
+    on: On = "here",
+    journal: Journal | None = None,
 ) -> list[Row]:
-    """A row per model: each figure of the primary task as a list, one for each seed."""
+    """A row per model: each figure of the primary task as a list, one for each seed.
+
+    What a request of each runs is timed here at the end, on one thread, all in turns.
+    """
     runs = [(model, seed) for seed in range(seeds) for model in (None, *models)]
     rows: dict[str, Row] = {}
     with bar("comparing") as advance:
-        found = spread(_figures, (course, table), runs, len(runs), on=on, advance=advance)
+        found = spread(
+            _figures, (course, table), runs, len(runs), on=on, journal=journal, advance=advance
+        )
     for each in found:
         for name, figures in each.items():
             _add(rows, name, figures, course.figures)
+    with bar("timing") as advance:
+        times = rank_times_ms([m.spec for m in models], candidates=CANDIDATES, advance=advance)
+    for model, time_ms in zip(models, times, strict=True):
+        rows[model.name][P50] = time_ms
     return list(rows.values())
 
 
@@ -156,10 +211,14 @@ def markdown(rows: list[Row]) -> str:
     lines = [f"| {' | '.join(['model', *(name.upper() for name in names), *WEIGHS])} |"]
     lines.append("|---" * (1 + len(names) + len(WEIGHS)) + "|")
     for row in rows:
-        weights = ("" if row[name] is None else f"{row[name]:,}" for name in WEIGHS)
+        weights = ("" if row[name] is None else _number(row[name]) for name in WEIGHS)
         cells = " | ".join([row["model"], *(_spread(row[name]) for name in names), *weights])
         lines.append(f"| {cells} |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _spread(values: list[float | None]) -> str:

@@ -54,7 +54,7 @@ def export(
     """
     model = model.eval()
     graphs = build_graphs(model)
-    runs = {name: _session(proto) for name, (proto, _) in graphs.items()}
+    runs = {name: session(proto) for name, (proto, _) in graphs.items()}
     _prove(model, runs)
     tensors = [
         (tensor_name, tensor.shape, tensor.contiguous().numpy().tobytes())
@@ -81,7 +81,7 @@ def export(
         safetensors.torch.save_file(dict(model.state_dict()), folder / "weights.safetensors")
         categories = model.categories[: len(item_ids)].tolist() if model.spec.finds_first else None
         write_items(folder / "items.parquet", item_ids, item_names, categories)
-        np.savez(folder / "example.npz", **_example(model, runs))  # type: ignore[arg-type]
+        np.savez(folder / "example.npz", **example(model, runs))  # type: ignore[arg-type]
 
     write_bundle(path, manifest, fill)
     return fingerprint
@@ -94,7 +94,8 @@ def _row(spec: Spec) -> list[dict[str, Any]]:
     ]
 
 
-def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+def session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    """A graph ready to run: on the CPU, in one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # graphs of depth 1 have inputs that nothing reads
@@ -118,7 +119,7 @@ def _timeline(model: RankingModel, batch: int, events: int, random: np.random.Ge
     }
 
 
-def _example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
+def example(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> Feed:
     """One valid feed of the rank graph: all that it can read, and sixteen candidates."""
     random = np.random.default_rng(0)
     past = _timeline(model, 1, _shown(model.spec), random)

@@ -28,8 +28,15 @@ def compare(
     events: Events,
     depths: Annotated[str, typer.Option(help="Depths to train, 0 is no history.")] = "0,1,2,4",
     families: Annotated[
-        str, typer.Option(help="Others to train beside them, with two layers: full,stca,din.")
+        str,
+        typer.Option(
+            help="Others to train beside them: din,sim,stca,full,vista,elastic; search is marm "
+            "that searches."
+        ),
     ] = "",
+    items: Annotated[
+        Path | None, typer.Option(help="Items file: families that search go by its category.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each; mean and deviation.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes, at most.")] = None,
     holdout: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share held out.")] = 0.1,
@@ -46,11 +53,16 @@ def compare(
         bool, typer.Option("--quick", help="One epoch of sixty users: shows that it works.")
     ] = False,
     on: OnOption = "here",
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder that knows which models are trained already.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate baselines, depths and families on one split; prints a Markdown table."""
     from models.comparison import Course, compare_models, contestants, markdown  # noqa: PLC0415
     from models.events import read_events  # noqa: PLC0415
+    from models.fleet import Journal, digest  # noqa: PLC0415
+    from models.items import read_categories  # noqa: PLC0415
 
     share_the_cores()
     try:
@@ -59,11 +71,16 @@ def compare(
         raise UsageError(f"--depths must be numbers like 0,1,2,4, not {depths!r}") from error
     table = read_events(events)
     named = [name.strip() for name in families.split(",") if name.strip()]
-    models = contestants(wanted, named, table.tasks)
+    categories = None if items is None else read_categories(items)
+    models = contestants(wanted, named, table.tasks, by_category=categories is not None)
     if quick:
         table, seeds, epochs = table.take(table.users < 60).of_seen_items(), 1, 1
-    course = Course(holdout, epochs, negatives, negative_sampling, users)
-    rows = compare_models(table, models, seeds, course, on=on)
+    course = Course(holdout, epochs, negatives, negative_sampling, users, categories)
+    work = {"what": "compare", "models": [model.name for model in models], "seeds": seeds}
+    work |= {"course": {**asdict(course), "categories": items and digest(items)}}
+    work |= {"events": digest(events), "quick": quick}
+    journal = None if resume is None else Journal(resume, work)
+    rows = compare_models(table, models, seeds, course, on=on, journal=journal)
     typer.echo(json.dumps(rows) if as_json else markdown(rows))
 
 

@@ -52,6 +52,9 @@ OPTIONAL = {
 #: Integers, because a logarithm rounds differently in every runtime at powers of two.
 TIME_GAP_EDGES_S: tuple[int, ...] = (0, *(2**power for power in range(31)))
 
+#: Where nobody says otherwise: events that are searched, and how many of them a layer finds.
+DEFAULT_SEARCHED, DEFAULT_FOUND = 10_000, 100
+
 #: Where nobody says otherwise, in the families that summarise.
 DEFAULT_HISTORY = 1_000_000
 DEFAULT_REFRESH_EVENTS = 50

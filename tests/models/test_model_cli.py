@@ -206,11 +206,23 @@ def test_files_that_are_not_there(
 
 def test_compare_includes_families(cli: Cli, tmp_path: Path) -> None:
     """A row per baseline, depth and family; a family that is not known is refused."""
-    options = ["compare", "--events", write_order_example(tmp_path, users=30), "--depths", "0"]
-    code, out, _ = cli(*options, "--families", "stca,din", "--quick", "--json")
+    events, items = write_order_example(tmp_path, users=30), tmp_path / "items.csv"
+    ids = {line.split(",")[1] for line in events.read_text().splitlines()[1:]}
+    rows_of_items = [f"{item},{len(item)}" for item in sorted(ids)]
+    items.write_text("\n".join(["item_id,category", *rows_of_items, ""]))
+    options = ["compare", "--events", events, "--depths", "0"]
+    full = [*options, "--items", items, "--families", "stca,din,search,vista", "--quick", "--json"]
+    code, out, _ = cli(*full, "--resume", tmp_path / "done")
     assert code == 0
     rows = {row["model"]: row for row in json.loads(out)}
-    assert {"no history", "stca, depth 2", "din, depth 1"} <= set(rows)
+    search = "marm, depth 2, search by category"
+    assert {"no history", "stca, depth 2", "din, depth 1", search, "vista, depth 2"} <= set(rows)
+    assert rows[search]["rank.onnx, 100 candidates, p50 ms"] > 0
+    assert rows["vista, depth 2"]["cached bytes per user"] == 49_668
+    done = sorted((tmp_path / "done").iterdir())
+    code, again, _ = cli(*full, "--resume", tmp_path / "done")
+    assert [row["gauc"] for row in json.loads(again)] == [row["gauc"] for row in rows.values()]
+    assert sorted((tmp_path / "done").iterdir()) == done
     assert all(len(row["auc"]) == len(row["ndcg@10"]) == 1 for row in rows.values())
     assert rows["no history"]["cached bytes per user"] == 0
     assert rows["stca, depth 2"]["parameters"] > rows["no history"]["parameters"]
