@@ -26,6 +26,10 @@ from models.spec import Spec
 from models.train import Recipe, train
 
 
+class NoLaw(ValueError):
+    """Too few figures to draw a curve through."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One trained model; bytes are per user, at a full window."""
@@ -94,9 +98,14 @@ def trained(conditions: Conditions, size: tuple[int, int, int, int]) -> dict[str
 
 
 def law_of(points: Sequence[Point]) -> PowerLaw:
-    """GAUC against memory, over all points."""
+    """GAUC against memory, over all points that have one; `NoLaw` for fewer than three sizes."""
     known = [point for point in points if np.isfinite(point.gauc)]
     sizes = np.array([point.memory_bytes for point in known])
+    if len(np.unique(sizes)) < 3:
+        raise NoLaw(
+            f"{len(points) - len(known)} of {len(points)} models have no GAUC, for want of users "
+            "with both labels among the held-out events: a power law needs one at three sizes"
+        )
     return fit_power_law(sizes, np.array([point.gauc for point in known]))
 
 

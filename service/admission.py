@@ -4,6 +4,8 @@ A queue that stands helps nobody: what it holds is only late. But a crowd that c
 house, or while it was held up for a moment, is worked off soon. So a queue may be long for a
 moment, and must be short from then on until it has been empty: controlled delay, as in networks.
 A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
+Once somebody had to be refused, more come than can be served: until the engine has been idle the
+queue is kept at a fraction of that, so that those who are let in do not wait for nothing.
 
 Ranking goes first, so an event waits for all that waits: with ranking there is, events are refused
 first. Nobody looks at their queue, and it may be longer.
@@ -23,6 +25,8 @@ from service.timings import Timings
 CROWD_S = 0.05
 #: Who waits no longer than this found nobody before them.
 EMPTY_S = 0.001
+#: What is left of the queue, and of the few, while a house is full.
+FULL_FEW, FULL_QUEUE = 0.5, 0.25
 
 
 class Admission:
@@ -49,21 +53,23 @@ class Admission:
         self._crowd_s = crowd_s
         self._clock = clock
         self._long_since: float | None = None
+        self._is_full = False
 
     def __repr__(self) -> str:
-        state = "long" if self._long_since is not None else "short"
+        state = "full" if self._is_full else "long" if self._long_since is not None else "short"
         wait_ms = self._batcher.wait_s(self._lane) * 1e3
         return f"<Admission to a {state} {self._lane.name} queue, {wait_ms:.0f} ms>"
 
     def check(self, timings: Timings, company: int) -> None:
         """Raises `Overloaded` or `DeadlineExceeded`, at once; `company` is how many there are."""
-        if company <= self._few:
+        if company <= self._few * (FULL_FEW if self._is_full else 1):
             if company == 1:
-                self._long_since = None
+                self._has_caught_up()
             return
         now = self._clock()
         ready_at = now + self._batcher.wait_s(self._lane)
         if self._is_too_long(ready_at - timings.began, now):
+            self._is_full = True
             raise Overloaded
         if ready_at > timings.deadline:
             if now > timings.deadline:
@@ -71,11 +77,14 @@ class Admission:
             raise Overloaded("What waits already would take until after the deadline")
 
     def _is_too_long(self, wait_s: float, now: float) -> bool:
-        if wait_s <= self._queue_s:
+        if wait_s <= self._queue_s * (FULL_QUEUE if self._is_full else 1):
             # A run may take along all that waits; only an idle engine has caught up.
             if wait_s <= EMPTY_S and not self._batcher.is_busy:
-                self._long_since = None
+                self._has_caught_up()
             return False
         if self._long_since is None:
             self._long_since = now
-        return wait_s > self._crowd_s or now - self._long_since > CROWD_S
+        return self._is_full or wait_s > self._crowd_s or now - self._long_since > CROWD_S
+
+    def _has_caught_up(self) -> None:
+        self._long_since, self._is_full = None, False

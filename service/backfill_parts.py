@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cache.url import without_password
 from models.bundle import BundleError, load_bundle
 from models.event_parts import split_events
 from models.events import read_events
@@ -18,7 +19,6 @@ from models.fleet import Journal, On, digest, spread
 from models.progress import bar
 from service.backfill import Backfilled, fill
 from service.errors import StartError, UsageError
-from service.host import without_password
 from service.house import open_model, open_store
 from service.logging import configure_logging
 from service.settings import Settings

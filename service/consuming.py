@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from cache.timeline import Event
+from cache.url import without_password
 from service.consumer import Consumer
 from service.consumer_metrics import ConsumerMetrics
 from service.errors import StartError, StreamAway
-from service.host import without_password
 from service.house import open_model, open_store
 from service.logging import configure_logging, log
 from service.recorder import Recorder

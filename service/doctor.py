@@ -20,11 +20,11 @@ from packaging.requirements import Requirement
 
 from cache.keys import KEEP
 from cache.open import FORMS
+from cache.url import without_password
 from models.bundle import Bundle, BundleError, load_bundle
 from service.engine import PROVIDERS, Engine
 from service.errors import StartError
 from service.footprint import Footprint
-from service.host import without_password
 from service.plan import GIB
 from service.settings import Settings
 from service.wanted import kept_events, kept_records

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.base import Cache
+from cache.url import without_password
 from service.auth import is_loopback
 from service.backfill import Backfilled, backfill
 from service.cpus import threads_for
@@ -153,12 +153,6 @@ def _say(settings: Settings, host: str, port: int) -> None:
         f"on {settings.provider}, cache {without_password(settings.cache)}\n"
     )
     sys.stderr.flush()
-
-
-def without_password(url: str) -> str:
-    """A cache URL that may be shown."""
-    # By hand: newer Pythons refuse to split URLs whose lists of hosts hold IPv6 addresses.
-    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     default_deadline_ms: float = Field(10_000.0, gt=0)
     write_deadline_s: float = Field(5.0, gt=0)
 
-    few: int = Field(8, ge=1, description="requests at a time per worker that are always let in")
+    few: int = Field(8, ge=1, description="always let in per worker; half while it refuses")
     queue_limit_ms: float = Field(20.0, gt=0, description="estimated wait that refuses newcomers")
     crowd_limit_ms: float = Field(250.0, gt=0, description="the same, for a moment")
     event_queue_limit_ms: float = Field(200.0, gt=0, description="the same for events")

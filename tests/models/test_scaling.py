@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from models.evaluate import questions
 from models.events import read_events
 from models.power_law import fit_power_law
+from models.scaling import NoLaw, Point, law_of
 from models.synthetic_memory import write_memory_example
 from service.marmot import run
 
@@ -51,6 +53,13 @@ def test_three_sizes_at_least() -> None:
     """Through two sizes goes any power law."""
     with pytest.raises(ValueError, match="three different sizes"):
         fit_power_law(np.array([1, 1, 2]), np.array([0.1, 0.2, 0.3]))
+
+
+def test_a_law_needs_figures() -> None:
+    """Models whose GAUC is undefined are no points, and that is what is said."""
+    points = [Point(n, 1, 8, 0, 32 * n, 0, gauc, 0.5) for n, gauc in ((4, 0.6), (8, math.nan))]
+    with pytest.raises(NoLaw, match="1 of 2 models have no GAUC"):
+        law_of(points)
 
 
 @pytest.mark.parametrize("demand", [0.5, 1.0])

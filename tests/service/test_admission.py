@@ -82,11 +82,10 @@ def test_a_standing_queue_is_short(
     assert not is_refused()
     clock.now += CROWD_S / 2
     assert not is_refused()
-    clock.now += CROWD_S
-    assert is_refused()
     queue.before = 0.015
     assert not is_refused()
     queue.before = 0.1
+    clock.now += CROWD_S
     assert is_refused()
     queue.before, queue.is_busy = 0.0, True
     assert not is_refused()
@@ -103,8 +102,28 @@ def test_a_crowd_may_come_at_once(queue: Waits, is_refused: Callable[..., bool])
     queue.before = 0.1
     assert not is_refused()
     queue.before = 0.3
-    assert is_refused()
     assert not is_refused(company=8)
+    assert is_refused()
+
+
+def test_a_full_house_keeps_its_queue_shorter(
+    queue: Waits, is_refused: Callable[..., bool]
+) -> None:
+    """Once somebody was refused, half of the few and a quarter of the queue; until it is empty."""
+    queue.before, queue.is_busy = 0.015, True
+    assert not is_refused()
+    queue.before = 0.3
+    assert is_refused()
+    queue.before = 0.015
+    assert is_refused()
+    assert is_refused(company=5)
+    assert not is_refused(company=4)
+    queue.before = 0.004
+    assert not is_refused()
+    queue.before = 0.015
+    assert is_refused()
+    assert not is_refused(company=1)
+    assert not is_refused()
 
 
 def test_waiting_for_the_loop_counts(clock: Clock, is_refused: Callable[..., bool]) -> None:
