@@ -106,6 +106,10 @@ def _user(w: GraphWeights, g: GraphBuilder, layers: Any, timestamp: str) -> str:
     batch = g.add("Shape", timestamp)
     one = g.add("Concat", batch, g.ints(w.width), axis=0)
     stream = g.add("Expand", g.floats(as_array(model.query)[None]), one)
+    if w.spec.user_embedding:
+        nobody_first = np.pad(as_array(model.user_table), ((1, 0), (0, 0)))
+        row = g.input("user_row", "int64", "batch")
+        stream = g.add("Add", stream, g.add("Gather", g.floats(nobody_first), row))
     outputs = normalised(w, g, stream)
     rows = g.add("Concat", batch, g.ints(1, w.wide), axis=0)
     user = g.add(
