@@ -3,7 +3,8 @@
 A learned query climbs the ranking model's cached records layer by layer, as a candidate does, and
 what every layer finds adds to the user's vector. It knows no candidate, so the items' vectors can
 wait in a table (MARM, arXiv 2411.09425, section on retrieval; the query there is the user's id,
-here it is everybody's, and with `--user-embedding` a vector of the user's own is added to it).
+here it is everybody's, and with `--user-embedding` a vector of the user's own is added to it and,
+as the query lives among the items' vectors, to what comes out).
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class Retrieval(Reader):
         biases = self._biases(gaps, self._hidden(gaps < 0, history.feedback))
         prior, feedback = self._prior(history.items), history.feedback
         known = self.embedding(history.items)
-        stream = self.query.expand(B, 1, -1)
+        stream, user = self.query.expand(B, 1, -1), self.prior.expand(B, 1, -1)
         if rows is not None and self.spec.user_embedding:
-            stream = stream + nn.functional.pad(self.user_table, (0, 0, 1, 0))[rows][:, None]
+            own = nn.functional.pad(self.user_table, (0, 0, 1, 0))[rows][:, None]
+            stream, user = stream + own, user + nn.functional.pad(own, (0, 1))
         outputs = normalised(stream)
-        user = self.prior.expand(B, 1, -1)
         for depth, layer in enumerate(self.layers):
             found = layer.attend(outputs, *layer.project(known, prior, feedback), biases[depth])
             stream = layer.mix(stream, found)

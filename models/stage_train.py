@@ -3,7 +3,7 @@
 The teacher is the ranking model, over candidates drawn from the whole catalogue, after random
 beginnings of random timelines (`lessons.py`). Retrieval also learns what came next: sampled
 softmax over the items that were liked soon after, its negatives drawn by popularity and corrected
-for that (logQ). A user's own vector, where retrieval is to have them, learns from both.
+for that (logQ). Users' own vectors, where retrieval is to have them, learn from that alone.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class StageRecipe:
     soon: int = 10  # events after a lesson among which its positives are
     #: Lessons that do not say whose they are, so that the query goes on to serve unknown users.
     anonymous: float = 0.2
+    #: Times the learning rate for users' vectors, because each of them is in few lessons.
+    user_rate: float = 10.0
 
 
 def stage_spec(ranker: Spec, stage: str, window: int, *, user_embedding: bool = False) -> Spec:
@@ -147,16 +149,21 @@ def _learn(
     advance: Advance,
 ) -> M:
     """The average of the weights on their way."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = list(named.values())
+    times = {"user_table": recipe.user_rate}
     optimiser = torch.optim.AdamW(
-        weights, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
+        [{"params": [weight], "times": times.get(name, 1.0)} for name, weight in named.items()],
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
     averaged = copy.deepcopy(model).eval()
     for step in range(recipe.steps):
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
         rate = recipe.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / recipe.steps))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         which = random.integers(0, len(lessons), recipe.lessons_per_step)
         lesson = lessons.take(which, model.spec.window, recipe.soon)
         optimiser.zero_grad()
@@ -192,14 +199,18 @@ class _RetrievalLoss:
         self._log_popularity = torch.from_numpy(np.log(popularity)).float()
 
     def __call__(self, model: Retrieval, lesson: Lesson) -> Tensor:
-        rows = self._rows(lesson) if model.spec.user_embedding else None
-        user = model.user(lesson.timestamps, lesson.history, rows)
+        user = model.user(lesson.timestamps, lesson.history)
         is_item = lesson.candidates < model.items
         rows = model.table[lesson.candidates.clamp(max=model.items - 1)]  # (B, C, width + 1)
         away = (_logits(user[:, None], rows) - lesson.taught[..., 0]) ** 2
-        return (away * is_item).sum() / is_item.sum() + self._recipe.softmax * self._next(
+        loss = (away * is_item).sum() / is_item.sum() + self._recipe.softmax * self._next(
             model, user, *lesson.liked
         )
+        if not model.spec.user_embedding:
+            return loss
+        # The teacher knows no users: their vectors learn from what they liked alone.
+        own = model.user(lesson.timestamps, lesson.history, self._rows(lesson))
+        return loss + self._recipe.softmax * self._next(model, own, *lesson.liked)
 
     def _rows(self, lesson: Lesson) -> Tensor:
         """Whose lesson each is, unless it is kept a secret."""
