@@ -3,7 +3,7 @@
 The teacher is the ranking model, over candidates drawn from the whole catalogue, after random
 beginnings of random timelines (`lessons.py`). Retrieval also learns what came next: sampled
 softmax over the items that were liked soon after, its negatives drawn by popularity and corrected
-for that (logQ). Users' own vectors, where retrieval is to have them, learn from that alone.
+for that (logQ). Users' own vectors, where there are any, learn mostly from that.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class StageRecipe:
     anonymous: float = 0.2
     #: Times the learning rate for users' vectors, because each of them is in few lessons.
     user_rate: float = 10.0
+    #: How much the teacher, who knows no users, counts for those vectors: so they do not go astray.
+    tether: float = 0.03
 
 
 def stage_spec(ranker: Spec, stage: str, window: int, *, user_embedding: bool = False) -> Spec:
@@ -199,18 +201,13 @@ class _RetrievalLoss:
         self._log_popularity = torch.from_numpy(np.log(popularity)).float()
 
     def __call__(self, model: Retrieval, lesson: Lesson) -> Tensor:
-        user = model.user(lesson.timestamps, lesson.history)
-        is_item = lesson.candidates < model.items
-        rows = model.table[lesson.candidates.clamp(max=model.items - 1)]  # (B, C, width + 1)
-        away = (_logits(user[:, None], rows) - lesson.taught[..., 0]) ** 2
-        loss = (away * is_item).sum() / is_item.sum() + self._recipe.softmax * self._next(
-            model, user, *lesson.liked
-        )
+        recipe, user = self._recipe, model.user(lesson.timestamps, lesson.history)
+        loss = _away(model, user, lesson) + recipe.softmax * self._next(model, user, *lesson.liked)
         if not model.spec.user_embedding:
             return loss
-        # The teacher knows no users: their vectors learn from what they liked alone.
         own = model.user(lesson.timestamps, lesson.history, self._rows(lesson))
-        return loss + self._recipe.softmax * self._next(model, own, *lesson.liked)
+        loss = loss + recipe.tether * _away(model, own, lesson)
+        return loss + recipe.softmax * self._next(model, own, *lesson.liked)
 
     def _rows(self, lesson: Lesson) -> Tensor:
         """Whose lesson each is, unless it is kept a secret."""
@@ -229,6 +226,14 @@ class _RetrievalLoss:
         others = others[request].masked_fill(drawn == liked[:, None], float("-inf"))
         everyone = torch.cat([own[:, None], others], dim=1)
         return torch.mean(torch.logsumexp(everyone, dim=1) - own)
+
+
+def _away(model: Retrieval, user: Tensor, lesson: Lesson) -> Tensor:
+    """Squared distance from the teacher's logits, over what retrieval has in its table."""
+    is_item = lesson.candidates < model.items
+    rows = model.table[lesson.candidates.clamp(max=model.items - 1)]  # (B, C, width + 1)
+    away = (_logits(user[:, None], rows) - lesson.taught[..., 0]) ** 2
+    return (away * is_item).sum() / is_item.sum()
 
 
 def _logits(user: Tensor, rows: Tensor) -> Tensor:
