@@ -26,10 +26,10 @@ from tests.bundles import ITEMS, make_bundle, make_stage, randomised
 
 Cli = Callable[..., tuple[int, str, str]]
 
-USERS = [f"user {number}" for number in range(40)]
+USERS = [f"user {number}" for number in range(24)]
 SHAPE: dict[str, Any] = {"stage": "retrieval", "depth": 2, "window": 8, "width": 16, "heads": 2}
 #: Everybody is shown the first items; one half of the users likes the next, the other the last.
-SHOWN, FIRST_LIKED, LAST_LIKED = ITEMS[:20], ITEMS[20:40], ITEMS[40:]
+SHOWN, FIRST_LIKED, LAST_LIKED = ITEMS[:20], ITEMS[20:24], ITEMS[40:44]
 NOW = 10**9
 
 
@@ -42,7 +42,7 @@ def ranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three events one is of an item to the user's taste; those behind it show none."""
+    """Of three events one is of an item to the user's taste; the last ones show none."""
     random = np.random.default_rng(0)
     rows: list[tuple[str, str, int, int]] = []
     for number, user_id in enumerate([*USERS, "stranger"]):
@@ -69,12 +69,12 @@ def test_a_taste_that_history_does_not_show(
     pq.write_table(table.filter(pa.compute.not_equal(table["user_id"], "stranger")), trained)
     code, _, err = cli(
         "train", "--stage", "retrieval", "--ranker", ranker, "--events", trained, "--out", bundle,
-        "--window", "1", "--steps", "80", "--holdout", "0", "--user-embedding",
+        "--window", "1", "--steps", "40", "--holdout", "0", "--user-embedding",
     )  # fmt: skip
     assert code == 0, err
     known = KnownUsers.read(load_bundle(bundle))
     asked = [user_id for user_id in USERS if known.row(user_id, events=1)] + ["stranger"]
-    assert 30 <= len(known) == len(asked) - 1 < len(USERS)  # validation users teach nothing
+    assert 20 <= len(known) == len(asked) - 1 < len(USERS)  # validation users teach nothing
     requests = tmp_path / "requests.jsonl"
     wanted = [*FIRST_LIKED, *LAST_LIKED]
     requests.write_text(
@@ -88,10 +88,9 @@ def test_a_taste_that_history_does_not_show(
     )
     assert code == 0, err
     scores = np.array([json.loads(line)["scores"]["like"] for line in out.splitlines()])
-    leans = scores[:, :20].mean(axis=1) - scores[:, 20:].mean(axis=1)
+    leans = scores[:, :4].mean(axis=1) - scores[:, 4:].mean(axis=1)
     likes_first = np.array([USERS.index(user_id) % 2 == 0 for user_id in asked[:-1]])
-    is_theirs = (leans[:-1] > leans[-1]) == likes_first
-    assert is_theirs.mean() >= 0.9, is_theirs.mean()
+    assert ((leans[:-1] > leans[-1]) == likes_first).all()
     code, out, _ = cli("inspect", bundle)
     count = len(known)
     assert f"{count} x 16 x float32 = {64 * count:,} bytes, and {8 * count} of their" in out
