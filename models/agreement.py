@@ -42,7 +42,8 @@ def retrieval_agreement(
     for question, past in _asked(teacher, table, holdout, MOST_USERS, advance):
         history = windows([past], np.array([len(past.items)]), model.spec.window)
         when = torch.tensor([question.timestamp])
-        found = model.logits(model.user(when, history), model.table)[0].numpy().copy()
+        whose = _row(model, table, question, past)
+        found = model.logits(model.user(when, history, whose), model.table)[0].numpy().copy()
         taught = _taught(teacher, items, question.timestamp, past)
         seen = past.items[past.items < model.items]
         found[seen] = taught[seen] = -np.inf
@@ -67,7 +68,11 @@ def user_vectors(
 ) -> Array:
     """Of some users at their split: (U, width + 1)."""
     found = [
-        model.user(torch.tensor([question.timestamp]), _newest(past, model.spec.window)).numpy()
+        model.user(
+            torch.tensor([question.timestamp]),
+            _newest(past, model.spec.window),
+            _row(model, table, question, past),
+        ).numpy()
         for question, past in _asked(teacher, table, holdout, MOST_USERS, advance)
     ]
     return np.concatenate(found)
@@ -141,6 +146,11 @@ def _asked(
             Past(feed["items"][0], feed["timestamps"][0], feed["feedback"][0], records[0]),
         )
         advance(done, len(order))
+
+
+def _row(model: Retrieval, table: EventTable, question: Question, past: Past) -> torch.Tensor:
+    row = model.known_users.row(table.user_ids[question.user], len(past.items))
+    return torch.tensor([row])
 
 
 def _newest(past: Past, window: int) -> History:

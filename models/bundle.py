@@ -31,11 +31,8 @@ RANK_FILE = "rank.onnx"
 TABLES = "tables.bin"
 #: A graph that a bundle may have besides: the rank graph with its attention as outputs.
 EXPLAIN = "explain"
-REQUIRED_FILES = (
-    "weights.safetensors",
-    "items.parquet",
-    "example.npz",
-)
+WEIGHTS = "weights.safetensors"
+REQUIRED_FILES = (WEIGHTS, "items.parquet", "example.npz")
 
 
 class BundleError(Exception):
@@ -99,6 +96,10 @@ class Bundle:
         """The numbers of a table, mapped into memory: pages that processes share."""
         return np.memmap(self.path / TABLES, table.dtype, "r", table.offset, table.shape)
 
+    def weight(self, name: str) -> bytes:
+        """The numbers of one tensor of the weights."""
+        return next(data for found, _, data in _tensors(self.path / WEIGHTS) if found == name)
+
     def example(self) -> dict[str, np.ndarray[Any, Any]]:
         """One valid feed of its first graph, as training wrote it."""
         own = self.path / f"{self.spec.graphs[0]}.npz"  # where that is not the rank graph
@@ -149,7 +150,7 @@ def _verified(path: Path, manifest: dict[str, Any]) -> Bundle:
         items["category"].to_pylist() if spec.finds_first else (),
     )
     fingerprint = manifest["fingerprint"]
-    found = fingerprint_of(spec, _tensors(path / "weights.safetensors"), vocabulary.ids)
+    found = fingerprint_of(spec, _tensors(path / WEIGHTS), vocabulary.ids)
     if found != fingerprint:
         raise BundleError(
             f"{path}: the spec is not that of these weights and items: together they give the "

@@ -128,6 +128,13 @@ def train(
         Literal["exact", "faiss"],
         typer.Option(help="How retrieval searches its items; faiss is an extra, for millions."),
     ] = "exact",
+    user_embedding: Annotated[
+        bool,
+        typer.Option(
+            "--user-embedding",
+            help="Give retrieval's query a vector of each user; DELETE cannot reach it.",
+        ),
+    ] = False,
     learning_rate: Annotated[
         float, typer.Option(min=1e-6, max=1, help="Of ranking over whole timelines.")
     ] = 1e-3,
@@ -177,6 +184,7 @@ def train(
     from models.events import read_events  # noqa: PLC0415
     from models.items import read_categories, read_names  # noqa: PLC0415
 
+    _check_retrieval(stage, {"--index": index != "exact", "--user-embedding": user_embedding})
     names = read_names(items) if items else {}
     store = _store_of(cache, base, is_asked_for=stream)
     _check_where(history_where, is_followed=stage != "rank" or base is not None)
@@ -209,19 +217,15 @@ def train(
     if stage != "rank":
         if ranker is None:
             raise UsageError(f"--stage {stage} takes --ranker: the bundle whose records it reads")
-        if index != "exact" and stage != "retrieval":
-            raise UsageError("--index goes with --stage retrieval")
         if epochs is not None:
             raise UsageError("--epochs is for ranking: a stage learns for --steps")
         told = _train_stage(
             stage, ranker, events, items, out,
-            window=window, steps=steps, index=index,
+            window=window, steps=steps, index=index, user_embedding=user_embedding,
             seed=seed, holdout=holdout, name=name, version=version,
         )  # fmt: skip
         typer.echo(json.dumps(told) if as_json else out)
         return
-    if index != "exact":
-        raise UsageError("--index goes with --stage retrieval")
     if ranker is not None or steps is not None:
         raise UsageError("--ranker and --steps go with --stage retrieval or --stage prerank")
     categories = read_categories(items) if items else None
@@ -295,6 +299,13 @@ def _store_of(cache: str | None, base: Path | None, *, is_asked_for: bool) -> st
     if not is_asked_for and (cache is not None or base is not None):
         raise UsageError("--cache and --from go with --stream")
     return cache
+
+
+def _check_retrieval(stage: str, asked_for: dict[str, bool]) -> None:
+    """Refuses options of retrieval where something else is trained."""
+    for option, is_asked_for in asked_for.items():
+        if is_asked_for and stage != "retrieval":
+            raise UsageError(f"{option} goes with --stage retrieval")
 
 
 def _check_where(where: str | None, *, is_followed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.bundle import Bundle
+from models.known_users import KnownUsers
 from models.operations import operations, summing
 from models.spec import Spec
 
@@ -50,7 +51,21 @@ def _kept(spec: Spec) -> dict[str, str]:
 
 
 def _read(bundle: Bundle) -> dict[str, str]:
-    return {"stage": bundle.spec.stage, "reads the records of": str(bundle.reads)}
+    return {
+        "stage": bundle.spec.stage,
+        "reads the records of": str(bundle.reads),
+        **_known_users(bundle),
+    }
+
+
+def _known_users(bundle: Bundle) -> dict[str, str]:
+    if not bundle.spec.user_embedding:
+        return {}
+    known, width = len(KnownUsers.read(bundle)), bundle.spec.width
+    return {
+        "knows of users": f"{known:,} x {width} x float32 = {4 * known * width:,} bytes, and "
+        f"{8 * known:,} of their ids' hashes",
+    }
 
 
 def _cached(spec: Spec) -> dict[str, str]:

@@ -20,6 +20,8 @@ Advance = Callable[[int, int], None]
 
 #: Of a timeline, the newest events that lessons are about; what they are preceded by is read too.
 LONGEST = 600
+#: Of users, as many are asked about, because their records are kept.
+MOST_USERS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Lesson:
 
     history: History
     timestamps: Tensor  # (B,)
+    users: Tensor  # (B,) places in `Lessons.users` plus one, 0 where there is no history
     candidates: Tensor  # (B, C) rows of the vocabulary
     taught: Tensor  # (B, C, tasks) the ranking model's logits
     liked: tuple[Tensor, Tensor]  # request and item of what was liked soon after
@@ -48,6 +51,7 @@ class Lessons:
 
     def __init__(
         self,
+        users: Array,
         pasts: list[Past],
         of: Array,
         cuts: Array,
@@ -55,6 +59,8 @@ class Lessons:
         candidates: Array,
         taught: Array,
     ) -> None:
+        #: Whose they are: users of the table.
+        self.users = users
         self._pasts, self._of, self._cuts = pasts, of, cuts
         self._asked_at, self._candidates, self._taught = asked_at, candidates, taught
 
@@ -72,7 +78,7 @@ class Lessons:
         count: int,
         candidates: int,
         cold: float,
-        most_users: int = 4_000,
+        most_users: int = MOST_USERS,
         advance: Advance = lambda done, of: None,
     ) -> Self:
         """Asks the teacher about `candidates` random rows after random beginnings of timelines.
@@ -101,7 +107,7 @@ class Lessons:
                 drawn.append(some)
             advance(done + 1, len(users))
         return cls(
-            pasts, np.array(of), np.array(cuts), np.array(asked_at), np.array(drawn),
+            users, pasts, np.array(of), np.array(cuts), np.array(asked_at), np.array(drawn),
             np.array(taught, np.float32),
         )  # fmt: skip
 
@@ -113,6 +119,7 @@ class Lessons:
         return Lesson(
             windows(pasts, cuts, window),
             torch.from_numpy(self._asked_at[which]),
+            torch.from_numpy(np.where(cuts > 0, self._of[which] + 1, 0)),
             torch.from_numpy(self._candidates[which]),
             torch.from_numpy(self._taught[which]),
             (torch.from_numpy(request), torch.from_numpy(liked)),

@@ -46,6 +46,7 @@ OPTIONAL = {
     "compression": 0,
     "embedding_widths": (),
     "history_where": "",
+    "user_embedding": False,
 }
 
 #: Upper edges, in seconds, of the time-gap buckets: 0, 1, 2, 4, … about 34 years.
@@ -90,6 +91,8 @@ class Spec:
 
     With `history_where`, a task, layers attend only to events whose feedback for it is 1. The
     others keep their places in the timeline, and so in windows and in what is searched.
+
+    With `user_embedding`, retrieval's query has a vector of each user whom training has met.
     """
 
     family: str = "marm"
@@ -111,6 +114,7 @@ class Spec:
     compression: int = 0
     embedding_widths: tuple[int, ...] = ()
     history_where: str = ""
+    user_embedding: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -213,6 +217,8 @@ class Spec:
     def _check_stage(self) -> None:
         if self.stage not in STAGES:
             raise SpecError(f"stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
+        if self.user_embedding and self.stage != "retrieval":
+            raise SpecError("only retrieval has a user embedding: leave it out")
         if self.stage != "rank" and not (self.kind.is_cached and self.kind.is_recursive):
             raise SpecError(
                 f"the family {self.family} caches no records that {self.stage} could read"

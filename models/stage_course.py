@@ -40,6 +40,7 @@ def run_stage_course(
     window: int | None = None,
     steps: int | None = None,
     index: str = "exact",
+    user_embedding: bool = False,
     seed: int = 0,
     holdout: float = 0.1,
     name: str | None = None,
@@ -51,7 +52,8 @@ def run_stage_course(
         raise SpecError(
             f"{ranker.path} is a {ranker.spec.stage} model: --ranker takes a ranking one"
         )
-    spec = stage_spec(ranker.spec, stage, WINDOWS[stage] if window is None else window)
+    window = WINDOWS[stage] if window is None else window
+    spec = stage_spec(ranker.spec, stage, window, user_embedding=user_embedding)
     torch.set_flush_denormal(True)
     teacher, model = Teacher(ranker), cast("Any", load_model(ranker))
     known = as_known(table, ranker.vocabulary)

@@ -137,6 +137,8 @@ def _prove(
     for events in (0, 1, spec.window):
         past, rows = _timeline(model, events, random)
         asked = _asked(model, graph, random)
+        if isinstance(model, Retrieval):
+            asked["user_row"] = random.integers(0, len(model.known_users) + 1, 1)
         feed = {**asked, **past, **rows}
         feed = {port.name: feed[port.name] for port in graph.inputs}
         used = {port.name for port in session.get_inputs()}
@@ -157,17 +159,18 @@ def _prove(
             logits = model.forward_cached(torch.from_numpy(asked["candidates"]), when, history)
             _compare(graph, found["scores"], torch.sigmoid(logits).numpy())
             continue
+        whose = torch.from_numpy(asked["user_row"])
         if graph.file == RANK_FILE:
             table = torch.from_numpy(rows_of(model, table_of(model, additions)))
             rows_asked = torch.from_numpy(asked["candidates"][0])
-            logits = model.logits(model.user(when, history), table[rows_asked])
+            logits = model.logits(model.user(when, history, whose), table[rows_asked])
             _compare(graph, found["scores"][..., 0], torch.sigmoid(logits).numpy())
             continue
         if "found" not in found:
-            _compare(graph, found["user"], model.user(when, history).numpy())
+            _compare(graph, found["user"], model.user(when, history, whose).numpy())
             continue
         table = torch.from_numpy(table_of(model, additions))
-        scores = torch.sigmoid(model.logits(model.user(when, history), table)).numpy()
+        scores = torch.sigmoid(model.logits(model.user(when, history, whose), table)).numpy()
         scores[0, asked["seen"][0] - 1] = 0.0
         best = -np.sort(-scores, axis=1)[:, : found["scores"].shape[1]]
         _compare(graph, found["scores"], best)

@@ -106,13 +106,19 @@ def _user(w: GraphWeights, g: GraphBuilder, layers: Any, timestamp: str) -> str:
     batch = g.add("Shape", timestamp)
     one = g.add("Concat", batch, g.ints(w.width), axis=0)
     stream = g.add("Expand", g.floats(as_array(model.query)[None]), one)
-    outputs = normalised(w, g, stream)
     rows = g.add("Concat", batch, g.ints(1, w.wide), axis=0)
     user = g.add(
         "Expand",
         g.floats(as_array(model.prior)[None]),
         g.add("Concat", batch, g.ints(w.width + 1), axis=0),
     )
+    if w.spec.user_embedding:
+        # A column of zeros behind them, and a row before them, nobody's.
+        table = np.pad(as_array(model.user_table), ((1, 0), (0, 1)))
+        own = g.add("Gather", g.floats(table), g.input("user_row", "int64", "batch"))
+        first = g.add("Slice", own, g.ints(0), g.ints(w.width), g.ints(1))
+        stream, user = g.add("Add", stream, first), g.add("Add", user, own)
+    outputs = normalised(w, g, stream)
     for depth, (keys, values) in enumerate(layers):
         queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
         found = g.add(

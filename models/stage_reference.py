@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 
 from models.additions import Additions
-from models.bundle import Bundle, BundleError
+from models.bundle import WEIGHTS, Bundle, BundleError
 from models.events import EventTable
+from models.known_users import HASHES
 from models.marm import Marm
 from models.prerank import Prerank
 from models.reader import History
@@ -35,9 +36,10 @@ def check_reads(stage: Bundle, ranker: Bundle) -> None:
 def load_stage(bundle: Bundle) -> Retrieval | Prerank:
     """The bundle's weights as the PyTorch model."""
     kind = {"retrieval": Retrieval, "prerank": Prerank}[bundle.spec.stage]
-    model = kind(bundle.spec, len(bundle.vocabulary))
-    file = bundle.file("weights.safetensors")
+    file = bundle.file(WEIGHTS)
     weights = safetensors.torch.load_file(file)
+    more = {"users": len(weights[HASHES])} if bundle.spec.user_embedding else {}
+    model = kind(bundle.spec, len(bundle.vocabulary), **more)
     if wrong := differences(model.state_dict(), weights):
         raise BundleError(f"{file} does not fit this version of Marmot: {'; '.join(wrong)}")
     model.load_state_dict(weights)
@@ -74,7 +76,8 @@ class StageReference:
         if isinstance(self._model, Prerank):
             rows = torch.from_numpy(self._vocabulary.rows(ids))[None]
             return torch.sigmoid(self._model.forward_cached(rows, when, history))[0].numpy()
-        user = self._model.user(when, history)
+        known = self._model.known_users.row(str(request.user_id), history.items.shape[1])
+        user = self._model.user(when, history, torch.tensor([known]))
         scores = np.full((len(ids), 1), np.nan, np.float32)
         places = [(n, self._places[item]) for n, item in enumerate(ids) if item in self._places]
         if places:

@@ -3,7 +3,7 @@
 The teacher is the ranking model, over candidates drawn from the whole catalogue, after random
 beginnings of random timelines (`lessons.py`). Retrieval also learns what came next: sampled
 softmax over the items that were liked soon after, its negatives drawn by popularity and corrected
-for that (logQ).
+for that (logQ). Users' own vectors, where there are any, learn mostly from that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from models.events import EventTable, validation_users
-from models.lessons import Lesson, Lessons
+from models.known_users import KnownUsers
+from models.lessons import MOST_USERS, Lesson, Lessons
 from models.prerank import Prerank
 from models.ranking_model import RankingModel
 from models.retrieval import Retrieval
@@ -46,17 +47,28 @@ class StageRecipe:
     softmax: float = 0.1
     negatives: int = 512
     soon: int = 10  # events after a lesson among which its positives are
+    #: Lessons that do not say whose they are, so that the query goes on to serve unknown users.
+    anonymous: float = 0.2
+    #: Times the learning rate for users' vectors, because each of them is in few lessons.
+    user_rate: float = 10.0
+    #: How much the teacher, who knows no users, counts for those vectors: so they do not go astray.
+    tether: float = 0.03
 
 
-def stage_spec(ranker: Spec, stage: str, window: int) -> Spec:
+def stage_spec(ranker: Spec, stage: str, window: int, *, user_embedding: bool = False) -> Spec:
     """The shape of a stage, which reads no more records than are kept of the ranking model."""
-    return Spec.from_dict({**ranker.to_dict(), "stage": stage, "window": min(window, ranker.reach)})
+    own = {"stage": stage, "window": min(window, ranker.reach), "user_embedding": user_embedding}
+    return Spec.from_dict({**ranker.to_dict(), **own})
 
 
-def start_retrieval(ranker: RankingModel, spec: Spec, generator: torch.Generator) -> Retrieval:
-    """Sets out from the ranking model's own layers, read-outs and items."""
-    model = Retrieval(spec, ranker.items)
+def start_retrieval(
+    ranker: RankingModel, spec: Spec, known: KnownUsers, generator: torch.Generator
+) -> Retrieval:
+    """Sets out from the ranking model's own layers, read-outs and items; users are all alike."""
+    model = Retrieval(spec, ranker.items, users=len(known))
     with torch.no_grad():
+        if spec.user_embedding:
+            model.user_hashes.copy_(torch.from_numpy(known.hashes.view(np.int64)))
         _copy_history_side(model, ranker)
         model.query.normal_(0, 0.3, generator=generator)
         for depth in range(spec.depth):
@@ -110,18 +122,23 @@ def train_stage(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     random = np.random.default_rng(seed)
     users = np.flatnonzero(~validation_users(table.user_ids) & (table.counts > 0))
-    count = min(recipe.lessons, recipe.steps * recipe.lessons_per_step)
+    wanted = max(recipe.lessons, len(users)) if spec.user_embedding else recipe.lessons
+    count = min(wanted, recipe.steps * recipe.lessons_per_step)
     lessons = Lessons.ask(
         teacher, table, users, random,
-        count=count, candidates=recipe.candidates, cold=recipe.cold, advance=ask,
+        count=count, candidates=recipe.candidates, cold=recipe.cold,
+        most_users=max(MOST_USERS, count), advance=ask,
     )  # fmt: skip
     if spec.stage == "prerank":
         cheap = start_prerank(ranker, spec)
         return _learn(cheap, _distilled, lessons, recipe, random, learn)
     shown = np.bincount(table.items, minlength=ranker.items) + 1.0
     generator = torch.Generator().manual_seed(seed)
-    model = start_retrieval(ranker, spec, generator)
-    both = _RetrievalLoss(shown / shown.sum(), recipe, random)
+    taught = [table.user_ids[user] for user in lessons.users] if spec.user_embedding else []
+    known = KnownUsers.of(taught)
+    rows = torch.tensor([0, *(known.row(user_id, events=1) for user_id in taught)])
+    model = start_retrieval(ranker, spec, known, generator)
+    both = _RetrievalLoss(shown / shown.sum(), rows, recipe, random)
     return _learn(model, both, lessons, recipe, random, learn)
 
 
@@ -134,16 +151,21 @@ def _learn(
     advance: Advance,
 ) -> M:
     """The average of the weights on their way."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = list(named.values())
+    times = {"user_table": recipe.user_rate}
     optimiser = torch.optim.AdamW(
-        weights, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
+        [{"params": [weight], "times": times.get(name, 1.0)} for name, weight in named.items()],
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
     averaged = copy.deepcopy(model).eval()
     for step in range(recipe.steps):
         warm = min(1.0, (step + 1) / recipe.warmup_steps)
         rate = recipe.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / recipe.steps))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         which = random.integers(0, len(lessons), recipe.lessons_per_step)
         lesson = lessons.take(which, model.spec.window, recipe.soon)
         optimiser.zero_grad()
@@ -171,18 +193,26 @@ def _distilled(model: Prerank, lesson: Lesson) -> Tensor:
 class _RetrievalLoss:
     """The teacher's answers, and what was liked soon after."""
 
-    def __init__(self, popularity: Array, recipe: StageRecipe, random: np.random.Generator) -> None:
+    def __init__(
+        self, popularity: Array, rows: Tensor, recipe: StageRecipe, random: np.random.Generator
+    ) -> None:
         self._popularity, self._recipe, self._random = popularity, recipe, random
+        self._user_rows = rows  # of nobody and of those whose lessons there are
         self._log_popularity = torch.from_numpy(np.log(popularity)).float()
 
     def __call__(self, model: Retrieval, lesson: Lesson) -> Tensor:
-        user = model.user(lesson.timestamps, lesson.history)
-        is_item = lesson.candidates < model.items
-        rows = model.table[lesson.candidates.clamp(max=model.items - 1)]  # (B, C, width + 1)
-        away = (_logits(user[:, None], rows) - lesson.taught[..., 0]) ** 2
-        return (away * is_item).sum() / is_item.sum() + self._recipe.softmax * self._next(
-            model, user, *lesson.liked
-        )
+        recipe, user = self._recipe, model.user(lesson.timestamps, lesson.history)
+        loss = _away(model, user, lesson) + recipe.softmax * self._next(model, user, *lesson.liked)
+        if not model.spec.user_embedding:
+            return loss
+        own = model.user(lesson.timestamps, lesson.history, self._rows(lesson))
+        loss = loss + recipe.tether * _away(model, own, lesson)
+        return loss + recipe.softmax * self._next(model, own, *lesson.liked)
+
+    def _rows(self, lesson: Lesson) -> Tensor:
+        """Whose lesson each is, unless it is kept a secret."""
+        is_secret = self._random.random(len(lesson.users)) < self._recipe.anonymous
+        return self._user_rows[lesson.users].masked_fill(torch.from_numpy(is_secret), 0)
 
     def _next(self, model: Retrieval, user: Tensor, request: Tensor, liked: Tensor) -> Tensor:
         """Sampled softmax with logQ correction; what was drawn and is liked is no negative."""
@@ -196,6 +226,14 @@ class _RetrievalLoss:
         others = others[request].masked_fill(drawn == liked[:, None], float("-inf"))
         everyone = torch.cat([own[:, None], others], dim=1)
         return torch.mean(torch.logsumexp(everyone, dim=1) - own)
+
+
+def _away(model: Retrieval, user: Tensor, lesson: Lesson) -> Tensor:
+    """Squared distance from the teacher's logits, over what retrieval has in its table."""
+    is_item = lesson.candidates < model.items
+    rows = model.table[lesson.candidates.clamp(max=model.items - 1)]  # (B, C, width + 1)
+    away = (_logits(user[:, None], rows) - lesson.taught[..., 0]) ** 2
+    return (away * is_item).sum() / is_item.sum()
 
 
 def _logits(user: Tensor, rows: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class HashedRows:
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = ids
-        hashes = np.fromiter(map(_hash, ids), np.uint64, len(ids))
+        hashes = np.fromiter(map(hash_of, ids), np.uint64, len(ids))
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._hashes = hashes[self._order]
         # Two ids of one hash are next to each other; the second of them is found here.
@@ -59,7 +59,7 @@ class HashedRows:
         self._twins = {ids[row]: row for row in self._order[again].tolist()}
 
     def get(self, item_id: str, missing: int | None = None) -> int | None:
-        wanted = np.uint64(_hash(item_id))
+        wanted = np.uint64(hash_of(item_id))
         place = int(np.searchsorted(self._hashes, wanted))
         if place == len(self._hashes) or self._hashes[place] != wanted:
             return missing
@@ -70,8 +70,9 @@ class HashedRows:
         return isinstance(item_id, str) and self.get(item_id) is not None
 
 
-def _hash(item_id: str) -> int:
-    return xxhash.xxh3_64_intdigest(item_id.encode())
+def hash_of(some_id: str) -> int:
+    """64 bits of the id's UTF-8 bytes, the same in every process."""
+    return xxhash.xxh3_64_intdigest(some_id.encode())
 
 
 class Vocabulary:
@@ -110,7 +111,7 @@ class Vocabulary:
         known = self._rows.get(item_id)
         if known is not None:
             return known
-        return len(self.ids) + _hash(item_id) % self.fallback_rows
+        return len(self.ids) + hash_of(item_id) % self.fallback_rows
 
     def rows(self, item_ids: Sequence[str]) -> Array:
         """Embedding rows of `item_ids`: int64, (items,)."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.additions import Additions
+from models.known_users import KnownUsers
 from models.stage_index import IndexMissing, read_index
 from service.errors import StartError
 from service.job import Array, Job, Lane
@@ -51,6 +52,8 @@ class Retriever:
             self._index = read_index(model.bundle.path)
         except IndexMissing as error:
             raise StartError(str(error)) from error
+        #: Nobody, but in bundles with a user embedding.
+        self._known_users = KnownUsers.read(model.bundle)
         self._places = {item_id: place for place, item_id in enumerate(self.items, 1)}
 
     def __repr__(self) -> str:
@@ -93,19 +96,16 @@ class Retriever:
     ) -> Found:
         """The `k` best items, or as many as there are; all that the graph finds is exact."""
         known, records = memory.newest(self.reads)
+        row = self._known_users.row(question.user_id, records)
+        asked = {**known, "timestamp": np.asarray(question.timestamp), "user_row": np.asarray(row)}
         seen = self._seen(memory) if exclude_seen else np.zeros(0, np.int64)
         wanted = min(k, len(self.items))
         if self._index is not None:
             search = self._index.search
-            return await self._near(question, search, known, records, seen, wanted, deadline)
+            return await self._near(question, search, asked, records, seen, wanted, deadline)
         job = Job(
             "retrieve",
-            {
-                "timestamp": np.asarray(question.timestamp),
-                **known,
-                "seen": seen,
-                "wanted": np.zeros(wanted, np.int8),
-            },
+            {**asked, "seen": seen, "wanted": np.zeros(wanted, np.int8)},
             {"records": records, "seen": len(seen), "k": wanted},
             Lane.RANK,
             question.deadline if deadline is None else deadline,
@@ -122,7 +122,7 @@ class Retriever:
         self,
         question: Question,
         search: Search,
-        known: dict[str, Array],
+        asked: dict[str, Array],
         records: int,
         seen: Array,
         k: int,
@@ -131,7 +131,7 @@ class Retriever:
         """Nearly the best, through the index; what was seen is looked for too, and dropped."""
         job = Job(
             "retrieve",
-            {"timestamp": np.asarray(question.timestamp), **known},
+            asked,
             {"records": records},
             Lane.RANK,
             question.deadline if deadline is None else deadline,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from models.bundle import load_bundle
 from models.export import export
 from models.families import MODELS
 from models.graph_weights import as_array
+from models.known_users import KnownUsers
 from models.prerank import Prerank
 from models.ranking_model import RankingModel
 from models.reader import Reader
@@ -79,13 +81,23 @@ def make_bundle(
 
 
 def make_stage(
-    path: Path, ranker: Path, stage: str, *, window: int = 12, is_indexed: bool = False
+    path: Path,
+    ranker: Path,
+    stage: str,
+    *,
+    window: int = 12,
+    is_indexed: bool = False,
+    users: Sequence[str] = (),
 ) -> Path:
-    """Exports a stage of random weights that reads the records of `ranker`."""
+    """Exports a stage of random weights that reads the records of `ranker`, and knows `users`."""
     reads = load_bundle(ranker)
     kind = {"retrieval": Retrieval, "prerank": Prerank}[stage]
-    spec = stage_spec(reads.spec, stage, window)
-    model: Any = randomised(kind(spec, len(reads.vocabulary)), seed=1)
+    spec = stage_spec(reads.spec, stage, window, user_embedding=bool(users))
+    known = KnownUsers.of(users)
+    model: Any = kind(spec, len(reads.vocabulary), **({"users": len(known)} if users else {}))
+    randomised(model, seed=1)
+    if users:
+        model.user_hashes.copy_(torch.from_numpy(known.hashes.view(np.int64)))
     categories = {item: [("kind", str(int(item) % 5))] for item in ITEMS}
     additions = None
     if stage == "retrieval":

@@ -33,6 +33,7 @@ OPTIONS: dict[str, list[str]] = {
     "marm in int8": [*SMALL, "--cache-dtype", "int8"],
 }
 STAGES = ("retrieval", "prerank")
+OF_USERS = "retrieval that knows users"
 ALWAYS = {
     "manifest.json",
     "rank.onnx",
@@ -74,6 +75,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             *data, "--out", bundles[stage], "--stage", stage, "--ranker", bundles["marm"],
             "--steps", "3", "--window", "9",
         )  # fmt: skip
+    train(
+        *data, "--out", folder / "users", "--stage", "retrieval", "--ranker", bundles["marm"],
+        "--steps", "3", "--window", "9", "--user-embedding",
+    )  # fmt: skip
+    bundles[OF_USERS] = folder / "users"
     return bundles
 
 
@@ -81,7 +87,7 @@ def train(*arguments: Any) -> None:
     assert run(["train", *map(str, arguments)]) == 0
 
 
-NAMES = [*OPTIONS, *STAGES]
+NAMES = [*OPTIONS, *STAGES, OF_USERS]
 
 
 def manifest_of(path: Path) -> dict[str, Any]:
@@ -165,7 +171,7 @@ def test_the_rank_graph_and_its_example(written: dict[str, Path], name: str) -> 
         assert scores.shape[:2] == (batch, candidates)
         assert ((scores >= 0) & (scores <= 1)).all()
     spec = manifest_of(path)["spec"]
-    assert scores.shape[2] == (1 if name == "retrieval" else len(spec["tasks"]))
+    assert scores.shape[2] == (1 if name.startswith("retrieval") else len(spec["tasks"]))
 
 
 def test_what_retrieval_thinks_of_candidates(written: dict[str, Path]) -> None:
