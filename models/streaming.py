@@ -32,7 +32,7 @@ class StreamRecipe:
     """How to learn from a stream."""
 
     events_per_batch: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 2.5e-4  # events of a moment are of few users: small steps
     table_rate: float = 1.0  # of the learning rate, for embeddings and item biases
     warmup_steps: int = 50
     weight_decay: float = 0.01
