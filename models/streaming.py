@@ -189,8 +189,8 @@ class Streamer:
     @torch.no_grad()
     def _average(self) -> None:
         weight = 1 - min(self.recipe.average, (self.step + 1) / (self.step + 10))
-        for kept, now in zip(self.model.parameters(), self.live.parameters(), strict=True):
-            kept.lerp_(now, weight)
+        kept, now = (tuple(model.parameters()) for model in (self.model, self.live))
+        torch._foreach_lerp_(kept, now, weight)
 
 
 def lessons(table: EventTable, share: float, seed: int) -> EventTable:
