@@ -99,19 +99,13 @@ class MatrixFactorisation:
         sweeps: int = 10,
         seed: int = 0,
         about: Array | None = None,
-        begin: Array | None = None,
     ) -> MatrixFactorisation:
-        """With `about` (items, vectors), an item is expected where a line through them says.
-
-        Sweeps set out from item factors `begin` (items, factors), or from random ones.
-        """
+        """With `about` (items, vectors), an item is expected where a line through them says."""
         bias = UserItemBias.fit(
             users, items, labels, n_users, n_items, user_ridge=bias_ridge, item_ridge=bias_ridge
         )
         mean, user_bias, item_bias = bias.mean, bias.users, bias.items
         item_factors = np.random.default_rng(seed).normal(0, 0.1, (n_items, factors))
-        if begin is not None:
-            item_factors = begin
         user_factors = np.zeros((n_users, factors))
         by_user, by_item = Groups.of(users, n_users), Groups.of(items, n_items)
         least = ridge * np.eye(factors)
@@ -148,12 +142,10 @@ def factorise(
     sweeps: int = 10,
     seed: int = 0,
     about: Array | None = None,
-    begin: Array | None = None,
 ) -> tuple[Array, Array]:
     """(item factors, item biases) to start a model's item embeddings from.
 
-    With `about` (items, vectors), what is known of an item beside its labels counts, too; with
-    `begin` (items, factors), few sweeps do.
+    With `about` (items, vectors), what is known of an item beside its labels counts, too.
 
     Rows whose label is unknown are passed over. An item without any label, and every item where
     the labels say nothing, gets zeros; nothing here is ever infinite or not a number.
@@ -170,7 +162,6 @@ def factorise(
         sweeps=sweeps,
         seed=seed,
         about=about,
-        begin=begin,
     )
     seen = np.bincount(items[known], minlength=n_items) > 0
     return np.where(seen[:, None], fitted.item_factors, 0.0), fitted.item_bias

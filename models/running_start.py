@@ -62,7 +62,7 @@ class RunningStart:
         A factorisation may come out turned any way round, so it is turned to lie as the last did.
         """
         items, most = self.factors.shape
-        fitted = fit_items(so_far, len(self.base), most, seed, begin=self.factors.numpy())
+        fitted = fit_items(so_far, len(self.base), most, seed)
         self.base.copy_(torch.from_numpy(fitted.prior))
         met = np.bincount(so_far.items, minlength=items)
         factors = torch.from_numpy(turned(fitted.factors, self.factors.numpy(), met))

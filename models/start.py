@@ -30,8 +30,6 @@ LEAST_SURE = 0.2
 #: As if every history had this many more events that say nothing.
 NULL_EVENTS = 40.0
 MOST_FACTORS = 16
-#: Of a factorisation from nothing, and from what fewer events said.
-SWEEPS, SWEEPS_ON = 10, 3
 IDENTITY_SCALE = 0.1
 MATCH = (0.25, 0.5)
 CARRY = 3.0
@@ -74,23 +72,14 @@ def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) 
 
 
 def fit_items(
-    table: EventTable,
-    rows: int,
-    most: int,
-    seed: int,
-    *,
-    met: EventTable | None = None,
-    begin: Array | None = None,
+    table: EventTable, rows: int, most: int, seed: int, *, met: EventTable | None = None
 ) -> Fitted:
-    """At most `most` factors, and a prior for each of `rows` items; who met an item, `met` says.
-
-    From the factors of fewer events, `begin`, it is not far.
-    """
+    """At most `most` factors, and a prior for each of `rows` items; who met an item, `met` says."""
     met = met or table
     n_users, n_items = len(table.user_ids), len(table.item_ids)
     about = exposure_vectors(met.users, met.items, n_users, n_items, seed)
     prior = np.stack([_prior(table, task, rows, about) for task in range(len(table.tasks))], 1)
-    return Fitted(prior, _factors(table, most, seed, about, begin))
+    return Fitted(prior, _factors(table, most, seed, about))
 
 
 def _randomise(model: RankingModel, generator: torch.Generator) -> None:
@@ -168,7 +157,7 @@ def _expectation(table: EventTable, prior: Array) -> Array:
     return np.asarray((likes + PRIOR_EVENTS * prior) / (count + PRIOR_EVENTS), np.float32)
 
 
-def _factors(table: EventTable, most: int, seed: int, about: Array, begin: Array | None) -> Array:
+def _factors(table: EventTable, most: int, seed: int, about: Array) -> Array:
     """Item factors of the primary task, (items, factors), centred and scaled to one."""
     known = table.labels[:, 0] != UNKNOWN
     n_factors = min(most, MOST_FACTORS)
@@ -181,10 +170,8 @@ def _factors(table: EventTable, most: int, seed: int, about: Array, begin: Array
         len(table.user_ids),
         len(table.item_ids),
         factors=n_factors,
-        sweeps=SWEEPS if begin is None else SWEEPS_ON,
         seed=seed,
         about=about,
-        begin=begin,
     )
     factors = factors - np.bincount(table.items, minlength=len(factors)) @ factors / len(table)
     scale = float(np.sqrt(np.mean(factors**2)))
