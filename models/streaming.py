@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 class StreamRecipe:
     """How to learn from a stream."""
 
-    events_per_batch: int = 256
+    events_per_batch: int = 512
     learning_rate: float = 2.5e-4  # events of a moment are of few users: small steps
     table_rate: float = 1.0  # of the learning rate, for embeddings and item biases
     warmup_steps: int = 50
