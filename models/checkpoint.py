@@ -20,6 +20,8 @@ from models.streaming import Streamer
 from models.whole_file import written_whole
 
 Array = np.ndarray[Any, Any]
+#: What moves in where training starts.
+RUNNING = ("base", "counts", "likes", "factors")
 Pending = Sequence[tuple[Coming, Array]]
 
 
@@ -30,10 +32,11 @@ class CheckpointError(ValueError):
 def write_checkpoint(path: Path, streamer: Streamer, identity: dict[str, Any]) -> None:
     """Everything that moves, and what the store does not have yet."""
     pending = streamer.memory.pending()
-    log, prior = streamer.log, streamer.prior
+    log, running = streamer.log, streamer.running
     state = {
         "identity": identity,
         "events": streamer.events,
+        "fitted": streamer.fitted,
         "step": streamer.step,
         "random": streamer.random.bit_generator.state,
         "points": log.points,
@@ -50,8 +53,7 @@ def write_checkpoint(path: Path, streamer: Streamer, identity: dict[str, Any]) -
             for name, value in found.items()
         },
         **{f"log.{name}": torch.from_numpy(array) for name, array in arrays.items()},
-        "prior.counts": prior.counts,
-        "prior.likes": prior.likes,
+        **{f"running.{name}": getattr(running, name) for name in RUNNING},
         "generator": streamer.generator.get_state(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,11 +83,12 @@ def read_checkpoint(path: Path, streamer: Streamer, identity: dict[str, Any]) ->
         kept.setdefault(int(place), {})[field] = value
     streamer.optimiser.load_state_dict({**streamer.optimiser.state_dict(), "state": kept})
     streamer.events, streamer.step = state["events"], state["step"]
+    streamer.fitted = state["fitted"]
     streamer.random.bit_generator.state = state["random"]
     streamer.generator.set_state(tensors["generator"])
-    prior, log = streamer.prior, streamer.log
-    prior.counts = tensors["prior.counts"]
-    prior.likes = tensors["prior.likes"]
+    log = streamer.log
+    for name in RUNNING:
+        setattr(streamer.running, name, tensors[f"running.{name}"])
     arrays = {name: value.numpy() for name, value in _under("log.", tensors).items()}
     log.points, log.scores = state["points"], arrays["scores"]
     log.labels, log.users = arrays["labels"], arrays["users"]

@@ -31,6 +31,10 @@ StreamBase = Annotated[
 StreamHead = Annotated[
     float, typer.Option(min=0, max=1, help="With --stream: share of the log to fit the start to.")
 ]
+StreamRefit = Annotated[
+    bool,
+    typer.Option("--refit/--no-refit", help="With --stream: fit items anew as the log grows."),
+]
 StreamCheckpoint = Annotated[
     Path | None, typer.Option(help="With --stream: file to go on from, and to write.")
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.attention import MASKED, normalised
+from models.attention import normalised
 from models.blocks import Blocks
 from models.ranking_model import History, RankingModel
 
@@ -97,11 +97,11 @@ class Marm(RankingModel):
             torch.cat([old, fresh])
             for old, fresh in ((history.items, new.items), (history.feedback, new.feedback))
         )
-        biases = self._biases(blocks.gaps_s, self._hidden(blocks.unseen, feedback[blocks.keys]))
-        if missed.any():
-            wall = torch.where(nn.functional.pad(missed, (0, T))[blocks.keys], MASKED, 0.0)
-            wall = nn.functional.pad(wall, (1, 0))[:, None, None]
-            biases = (biases[0], *(bias + wall for bias in biases[1:]))
+        biases = self._biases(
+            blocks.gaps_s,
+            self._hidden(blocks.unseen, feedback[blocks.keys]),
+            nn.functional.pad(missed, (0, T))[blocks.keys][:, None] if missed.any() else None,
+        )
         prior = self._prior(items)
         known = self.embedding(items)
         start = known[-T:]
@@ -119,9 +119,14 @@ class Marm(RankingModel):
                 # Nothing reads the last layer's records: only what is asked about goes on.
                 outputs, stream, bias = outputs[T:], stream[T:], bias[:, :, S:]
                 targets, back = blocks.targets, blocks.places
-            keys, values = (part[blocks.keys] for part in layer.project(known, prior, feedback))
-            found = layer.attend(outputs[targets], keys, values, bias)
-            found = found.reshape(-1, self.spec.width)[back]
+            # An embedding's look-up, because its gradient is added up row by row, not by number.
+            keys, values = (
+                nn.functional.embedding(blocks.keys, part)
+                for part in layer.project(known, prior, feedback)
+            )
+            asking = nn.functional.embedding(targets, outputs)
+            found = layer.attend(asking, keys, values, bias)
+            found = nn.functional.embedding(back, found.reshape(-1, self.spec.width))
             stream = layer.mix(stream, found)
             outputs = normalised(stream)
             if depth < self.spec.hidden_depths:

@@ -65,21 +65,34 @@ class Reader(nn.Module):
         where = self.spec.where
         return masked if where is None else masked | (feedback[:, None, :, where] != 1)
 
-    def _biases(self, gaps_s: Tensor, masked: Tensor) -> tuple[Tensor, ...]:
+    def _biases(
+        self, gaps_s: Tensor, masked: Tensor, missed: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Per layer the bias of each target with the null key and each event.
 
-        Each is (B, heads or 1, targets, 1 + events).
+        Each is (B, heads or 1, targets, 1 + events). From the second layer on, nobody sees an event
+        that is `missed` (B, 1, events).
         """
-        if not self.spec.time_gap or not self.spec.layers:
-            wall = torch.where(masked, MASKED, 0.0)[:, None]
-            return (nn.functional.pad(wall, (1, 0)),) * self.spec.layers
+        layers = self.spec.layers
+        if not self.spec.time_gap or not layers:
+            walls = [masked] * layers if missed is None else [masked, *[masked | missed] * layers]
+            pad = nn.functional.pad
+            return tuple(
+                pad(torch.where(wall, MASKED, 0.0)[:, None], (1, 0)) for wall in walls[:layers]
+            )
         # Row 0 hides, the last one is the null key's.
         bias = torch.cat([layer.gap_bias for layer in self.layers], dim=1)[1:]
         table = nn.functional.pad(bias, (0, 0, 1, 0), value=MASKED)
         table = nn.functional.pad(table, (0, 0, 0, 1))  # (buckets + 1, depth * heads)
         buckets = gap_buckets(gaps_s, self.edges_s).masked_fill(masked, 0)
         buckets = nn.functional.pad(buckets, (1, 0), value=len(table) - 1)
-        return tuple(gap_bias(part, buckets) for part in table.split(self.spec.heads, dim=1))
+        later = buckets
+        if missed is not None:
+            later = buckets.masked_fill(nn.functional.pad(missed, (1, 0)), 0)
+        parts = table.split(self.spec.heads, dim=1)
+        return tuple(
+            gap_bias(part, later if depth else buckets) for depth, part in enumerate(parts)
+        )
 
     def _prior(self, items: Tensor) -> Tensor:
         """Logit of what each item gets from anyone: (B, R, tasks)."""

@@ -9,7 +9,7 @@ What labels do not say of an item, those who met it do (`models/exposures.py`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,14 @@ FORESIGHT = 2.0
 LEAN = 5.0
 
 
-def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) -> None:
+class Fitted(NamedTuple):
+    """What events say of items."""
+
+    prior: Array  # (rows, tasks) within (0, 1): the mean label that its company lets expect
+    factors: Array  # (items, factors) of the primary task, centred and scaled to one
+
+
+def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) -> Fitted:
     """Sets every weight of `model` from the events in `table`; the same for the same seed.
 
     For a log of positives, `drawn` negatives of every event stand beside it; nobody met those.
@@ -45,11 +52,8 @@ def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) 
     real, table = table, with_negatives(table, drawn, seed)
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
-    n_users, n_items = len(table.user_ids), len(table.item_ids)
-    about = exposure_vectors(real.users, real.items, n_users, n_items, seed)
-    rows, tasks = len(model.expectation), range(len(table.tasks))
-    expectation = np.stack([_expectation(table, task, rows, about) for task in tasks], 1)
-    factors = _factors(table, model.spec.width // 2, seed, about)
+    fitted = fit_items(table, len(model.expectation), model.spec.width // 2, seed, met=real)
+    expectation, factors = _expectation(table, fitted.prior), fitted.factors
     with torch.no_grad():
         model.expectation.copy_(torch.from_numpy(expectation))
         model.item_bias.weight.copy_(torch.from_numpy(np.log(expectation / (1 - expectation))))
@@ -64,6 +68,18 @@ def start(model: RankingModel, table: EventTable, seed: int, *, drawn: int = 0) 
         model.embedding.fit(wanted, torch.from_numpy(met).float())
         _match_by_factors(model, n_factors)
         model.begin(n_factors, generator)
+    return fitted
+
+
+def fit_items(
+    table: EventTable, rows: int, most: int, seed: int, *, met: EventTable | None = None
+) -> Fitted:
+    """At most `most` factors, and a prior for each of `rows` items; who met an item, `met` says."""
+    met = met or table
+    n_users, n_items = len(table.user_ids), len(table.item_ids)
+    about = exposure_vectors(met.users, met.items, n_users, n_items, seed)
+    prior = np.stack([_prior(table, task, rows, about) for task in range(len(table.tasks))], 1)
+    return Fitted(prior, _factors(table, most, seed, about))
 
 
 def _randomise(model: RankingModel, generator: torch.Generator) -> None:
@@ -115,27 +131,30 @@ def _match_by_factors(model: RankingModel, n_factors: int) -> None:
             layer.foresight[last, task] = FORESIGHT
 
 
-def _expectation(table: EventTable, task: int, rows: int, about: Array) -> Array:
-    """Mean label of each item, shrunk to what its company says: (rows,) float32 within (0, 1)."""
-    known = table.labels[:, task] != UNKNOWN
-    items, labels = table.items[known], table.labels[known, task]
-    mean = (labels.sum() + 1.0) / (len(labels) + 2.0)
-    count = np.bincount(items, minlength=rows)
-    likes = np.bincount(items, labels, minlength=rows)
+def _prior(table: EventTable, task: int, rows: int, about: Array) -> Array:
+    """What each item's company says of its mean label: (rows,) within (0, 1)."""
+    count, likes = _counted(table, task, rows)
+    mean = (likes.sum() + 1.0) / (count.sum() + 2.0)
     own = (likes - count * mean) / np.maximum(count, 1)
     prior = np.full(rows, mean)
     n_items = len(about)
     prior[:n_items] += foretold(about, own[:n_items, None], count[:n_items])[:, 0]
     # A line has no ends; a prior is never sure.
-    prior = np.clip(prior, LEAST_SURE * mean, 1 - LEAST_SURE * (1 - mean))
+    return np.asarray(np.clip(prior, LEAST_SURE * mean, 1 - LEAST_SURE * (1 - mean)))
+
+
+def _counted(table: EventTable, task: int, rows: int) -> tuple[Array, Array]:
+    """Known labels of each item, and those of them that are 1: (rows,) each."""
+    known = table.labels[:, task] != UNKNOWN
+    items, labels = table.items[known], table.labels[known, task]
+    return np.bincount(items, minlength=rows), np.bincount(items, labels, minlength=rows)
+
+
+def _expectation(table: EventTable, prior: Array) -> Array:
+    """Mean label of each item, shrunk to its prior: (rows, tasks) float32 within (0, 1)."""
+    counted = [_counted(table, task, len(prior)) for task in range(len(table.tasks))]
+    count, likes = np.stack(counted, axis=-1)  # (rows, tasks) each
     return np.asarray((likes + PRIOR_EVENTS * prior) / (count + PRIOR_EVENTS), np.float32)
-
-
-def expected(table: EventTable) -> Array:
-    """Mean label of each task where nothing is known of the item: (tasks,), never 0 or 1."""
-    known = table.labels != UNKNOWN
-    likes = np.where(known, table.labels, 0).sum(axis=0)
-    return np.asarray((likes + 1.0) / (known.sum(axis=0) + 2.0))
 
 
 def _factors(table: EventTable, most: int, seed: int, about: Array) -> Array:

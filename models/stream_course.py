@@ -26,7 +26,7 @@ from models.reference import Reference
 from models.spec import Spec, SpecError
 from models.stream_memory import Memory, Traffic
 from models.stream_start import cold_start, joined, warm_start
-from models.streaming import Streamer, StreamRecipe
+from models.streaming import Streamer, StreamRecipe, lessons
 
 #: Opens a memory: (url, spec, fingerprint of the stream's records, of those to begin with).
 OpenMemory = Callable[[str, Spec, str, str | None], AbstractContextManager[Memory]]
@@ -152,15 +152,15 @@ def _begin(
 ) -> Streamer:
     head = 0
     if plan.base:
-        model, prior = warm_start(plan.base, item_ids, seed)
+        model, running = warm_start(plan.base, item_ids, seed)
     else:
         head = int(len(seen) * plan.head) // recipe.events_per_batch * recipe.events_per_batch
         first = np.zeros(len(seen), np.bool_)
         first[np.argsort(seen.timestamps, kind="stable")[:head]] = True
-        model, prior = cold_start(seen, first, spec, item_ids, seed)
+        model, running = cold_start(lessons(seen, recipe.sample, seed), first, spec, item_ids, seed)
     vocabulary = Vocabulary(item_ids, [*[None] * len(item_ids)], spec.fallback_rows)
     return Streamer(
-        model, prior, seen, vocabulary, memory, recipe,
+        model, running, seen, vocabulary, memory, recipe,
         seed=seed, head=head, every=plan.point_events,
     )  # fmt: skip
 

@@ -11,27 +11,25 @@ from models.bundle import Bundle
 from models.events import EventTable
 from models.marm import Marm
 from models.reference import load_model
-from models.running_prior import RunningPrior
+from models.running_start import RunningStart
 from models.spec import Spec
-from models.start import IDENTITY_SCALE, expected, start
+from models.start import IDENTITY_SCALE, start
 
 Array = np.ndarray[Any, Any]
 
 
 def cold_start(
     table: EventTable, head: Array, spec: Spec, item_ids: list[str], seed: int
-) -> tuple[Marm, RunningPrior]:
-    """From the events in the mask `head`, which the prior has counted then."""
+) -> tuple[Marm, RunningStart]:
+    """From the events in the mask `head`, which the start has counted then."""
     first = table.take(head)
     model = Marm(spec, len(item_ids))
-    start(model, first, seed)
-    prior = RunningPrior(model)
-    prior.base[:] = torch.from_numpy(expected(first))
-    prior.observe(torch.from_numpy(first.items), torch.from_numpy(first.labels))
-    return model, prior
+    running = RunningStart(model, start(model, first, seed))
+    running.observe(torch.from_numpy(first.items), torch.from_numpy(first.labels))
+    return model, running
 
 
-def warm_start(bundle: Bundle, item_ids: list[str], seed: int) -> tuple[Marm, RunningPrior]:
+def warm_start(bundle: Bundle, item_ids: list[str], seed: int) -> tuple[Marm, RunningStart]:
     """From a bundle's weights; `item_ids` are its own, and new ones behind them.
 
     A new item starts where items are that nobody knows.
@@ -49,7 +47,7 @@ def warm_start(bundle: Bundle, item_ids: list[str], seed: int) -> tuple[Marm, Ru
             added += IDENTITY_SCALE * torch.randn(added.shape, generator=generator)
         weights[name] = torch.cat([table[:known], added, fallback])
     model.load_state_dict(weights)
-    return model, RunningPrior(model, known)
+    return model, RunningStart(model, known_items=known)
 
 
 def joined(bundle: Bundle, item_ids: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from models.events import UNKNOWN, EventTable
 from models.marm import Marm
 from models.packing import Packed, encoded, pack
 from models.prequential import Prequential
-from models.running_prior import RunningPrior
+from models.running_start import RunningStart
 from models.stream_memory import Coming, Memory
 
 Array = np.ndarray[Any, Any]
@@ -31,8 +31,8 @@ Array = np.ndarray[Any, Any]
 class StreamRecipe:
     """How to learn from a stream."""
 
-    events_per_batch: int = 256
-    learning_rate: float = 1e-3
+    events_per_batch: int = 512
+    learning_rate: float = 2.5e-4  # events of a moment are of few users: small steps
     table_rate: float = 1.0  # of the learning rate, for embeddings and item biases
     warmup_steps: int = 50
     weight_decay: float = 0.01
@@ -41,6 +41,9 @@ class StreamRecipe:
     longest_session: int = 64
     miss_rate: float = 0.05  # records that are left out at random while learning
     sample: float = 1.0  # share of the events that are learned from
+    growth: float = (
+        1.5  # of the log since items were last fitted to it, to fit them again; 0: never
+    )
 
 
 class Streamer:
@@ -49,7 +52,7 @@ class Streamer:
     def __init__(
         self,
         model: Marm,
-        prior: RunningPrior,
+        running: RunningStart,
         table: EventTable,
         vocabulary: Vocabulary,
         memory: Memory,
@@ -62,16 +65,19 @@ class Streamer:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.table, self.vocabulary, self.memory, self.recipe = table, vocabulary, memory, recipe
+        self.lessons = lessons(table, recipe.sample, seed)
         self.spec = model.spec
         self.live = model.train()
         self.model = copy.deepcopy(model).eval()
         self.order = np.argsort(table.timestamps, kind="stable")
         self.random = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.prior = prior
+        self.running = running
+        self.seed = seed
         self.head = head  # so many events are in the start already: they are not predicted
         self.log = Prequential(every)
         self.optimiser = _optimiser(self.live, recipe)
+        self.fitted = head  # events that the items were last fitted to
         self.events = 0  # how far the stream is
         self.step = 0
 
@@ -98,10 +104,11 @@ class Streamer:
         if self.events >= self.head:
             sizes = [_size(new) for new in coming]
             self.log.add(scores, packed.new.feedback.numpy(), np.repeat(users, sizes))
-        self._learn(packed)
+        self._learn(packed, torch.from_numpy(self.lessons.labels[rows]))
         cuts = np.cumsum([_size(new) for new in coming])[:-1]
         self.memory.write(coming, np.split(encoded(records, self.spec), cuts))
         self.events += len(rows)
+        self._refit()
 
     def _coming(self, rows: Array) -> Iterator[tuple[int, Coming]]:
         """The events of a mini-batch by user, each with the user's number."""
@@ -129,14 +136,12 @@ class Streamer:
         )
         return torch.sigmoid(logits).numpy(), records.numpy()
 
-    def _learn(self, packed: Packed) -> None:
+    def _learn(self, packed: Packed, labels: Tensor) -> None:
+        """One step on what the labels (T, tasks) say of the new events."""
         recipe = self.recipe
         for group in self.optimiser.param_groups:
             group["lr"] = group["most"] * min(1.0, (self.step + 1) / recipe.warmup_steps)
-        labels, items = packed.new.feedback, packed.new.items
-        if recipe.sample < 1:
-            left = torch.rand(items.shape, generator=self.generator) >= recipe.sample
-            labels = labels.masked_fill(left[..., None], UNKNOWN)
+        items = packed.new.items
         missed = packed.missed
         if recipe.miss_rate:
             missed = missed | (
@@ -155,8 +160,22 @@ class Streamer:
         self.step += 1
         self._average()
         if self.events >= self.head:
-            self.prior.observe(items, labels)
-        self.prior.apply((self.live, self.model))
+            self.running.observe(items, labels)
+        self.running.apply((self.live, self.model))
+
+    def _refit(self) -> None:
+        """Fits items to the log so far, once that has grown enough, and at its end.
+
+        Together these fits cost as much as a few of the whole log, however long that is.
+        """
+        growth, running = self.recipe.growth, self.running
+        has_grown = self.events >= growth * self.fitted or self.is_done
+        if not growth or not running.factors.numel() or not has_grown or self.events <= self.head:
+            return
+        so_far = np.zeros(len(self.table), np.bool_)
+        so_far[self.order[: self.events]] = True
+        running.refit((self.live, self.model), self.lessons.take(so_far), self.seed)
+        self.fitted = self.events
 
     def _forgotten(self, items: Tensor) -> Tensor:
         """`items`, a few of them on fallback rows, so that unknown items mean something."""
@@ -170,8 +189,16 @@ class Streamer:
     @torch.no_grad()
     def _average(self) -> None:
         weight = 1 - min(self.recipe.average, (self.step + 1) / (self.step + 10))
-        for kept, now in zip(self.model.parameters(), self.live.parameters(), strict=True):
-            kept.lerp_(now, weight)
+        kept, now = (tuple(model.parameters()) for model in (self.model, self.live))
+        torch._foreach_lerp_(kept, now, weight)
+
+
+def lessons(table: EventTable, share: float, seed: int) -> EventTable:
+    """The same events, of a share of which the labels are told; drawn by the seed."""
+    if share >= 1:
+        return table
+    told = np.random.default_rng(seed).random(len(table)) < share
+    return replace(table, labels=np.where(told[:, None], table.labels, UNKNOWN))
 
 
 def _size(new: Coming) -> int:

@@ -17,7 +17,7 @@ from cache.base import Cache
 from cache.layout import Layout
 from cache.open import open_cache
 from cache.snapshot import Snapshot
-from cache.timeline import UNKNOWN, Event, Mark, Timeline
+from cache.timeline import UNKNOWN, Event, FeedbackColumn, Timeline
 from models.spec import Spec
 from models.stream_memory import Coming, Known, Traffic
 from service.errors import NotOurs
@@ -139,32 +139,32 @@ class StreamMemory:
 
     async def _append(self, user_id: str) -> None:
         parts = self._pending[user_id]
-        events = [event for new, _ in parts for event in _events(new, self._spec.tasks)]
+        events = Timeline.concat([_timeline(new, self._spec.tasks) for new, _ in parts])
         made = np.concatenate([rows for _, rows in parts])
         limit = self._spec.window + len(events)
         found = await self._cache.fetch(user_id, limit=limit, layout=self._layout, around=events)
         change = found.merge(events)
+        # They are the user's newest, of which the store keeps so many.
+        count = min(len(events), len(change.timeline))
+        if not np.array_equal(change.timeline.hashes[-count:], events.hashes[-count:]):
+            raise RuntimeError(
+                f"This is a bug: events of {user_id} are not the newest in the store."
+            )
         rows, valid = change.rows.copy(), change.valid.copy()
-        for event, row in zip(events, made, strict=True):
-            place = change.timeline.before(event.key)
-            if place < len(rows) and change.timeline.key(place) == event.key:
-                rows[place], valid[place] = row, True
+        rows[-count:], valid[-count:] = made[-count:], True
         await self._cache.append(change.with_rows(rows, valid))
         self.traffic.writes += 1
-        self.traffic.written_bytes += made.nbytes + sum(
-            EVENT_BYTES + len(event.item_id) + len(event.feedback) for event in events
-        )
+        self.traffic.written_bytes += made.nbytes + _bytes(events, self._spec)
 
 
-def _events(new: Coming, tasks: Sequence[str]) -> Iterator[Event]:
-    columns = new.item_ids, new.timestamps.tolist(), new.labels.tolist(), new.said_at.tolist()
-    for item_id, timestamp, labels, said_at in zip(*columns, strict=True):
-        marks = {
-            task: Mark(label, when)
-            for task, label, when in zip(tasks, labels, said_at, strict=True)
-            if label != UNKNOWN
-        }
-        yield Event(item_id, timestamp, marks)
+def _timeline(new: Coming, tasks: Sequence[str]) -> Timeline:
+    """The same events, as the cache has them."""
+    known = {
+        task: FeedbackColumn(new.labels[:, place].copy(), new.said_at[:, place].copy())
+        for place, task in enumerate(tasks)
+        if (new.labels[:, place] != UNKNOWN).any()
+    }
+    return Timeline.of_columns(new.item_ids, new.timestamps.copy(), known)
 
 
 def _bytes(timeline: Timeline, spec: Spec) -> int:

@@ -21,10 +21,12 @@ from models.events import EventTable, read_events
 from models.marm import Marm
 from models.packing import encoded, pack
 from models.ranking_model import History
+from models.running_start import turned
 from models.spec import Spec
 from models.stream_course import StreamPlan, run_stream
 from models.stream_memory import Coming, Known
-from models.streaming import Streamer, StreamRecipe
+from models.stream_start import cold_start
+from models.streaming import Streamer, StreamRecipe, lessons
 from service.marmot import run
 from service.stream_memory import NotOurs
 from tests.bundles import TINY, make_bundle, random_model
@@ -54,7 +56,7 @@ def table(events: Path) -> EventTable:
 
 def stream(table: EventTable, folder: Path, *, spec: Spec = SPEC, **options: Any) -> Path:
     """Streams into `folder`; the bundle."""
-    plan = StreamPlan(f"lmdb:{folder}/cache", checkpoint_events=64, point_events=100)
+    plan = StreamPlan(f"lmdb:{folder}/cache", head=0.25, checkpoint_events=64, point_events=100)
     told = {name: options.pop(name) for name in plan.__slots__ if name in options}
     run_stream(table, spec, folder / "bundle", {}, replace(plan, **told), recipe=RECIPE, **options)
     return folder / "bundle"
@@ -89,6 +91,57 @@ def test_going_on_gives_the_same_bytes(
     assert files == sorted(file.name for file in parts.iterdir())
     for name in files:
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+
+
+def test_no_label_to_come_counts(table: EventTable, tmp_path: Path) -> None:
+    """What the weights are after so many events, priors and factors fitted anew on the way
+    included, hangs on no label of a later event."""
+    first = np.argsort(table.timestamps, kind="stable")[:170]
+    other = replace(table, labels=(1 - table.labels).astype(np.int8))
+    other.labels[first] = table.labels[first]
+    found = []
+
+    def stop(streamer: Streamer) -> None:
+        if streamer.events == 160:
+            found.append((streamer.fitted, streamer.model.state_dict()))
+            raise Stop
+
+    for name, labels in (("same", table), ("other", other)):
+        with pytest.raises(Stop):
+            stream(labels, tmp_path / name, holdout=0.0, on_batch=stop)
+    (fitted, same), (_, other_weights) = found
+    assert fitted == 160  # no longer the first quarter
+    for name, weight in same.items():
+        assert torch.equal(weight, other_weights[name]), name
+
+
+def test_items_fitted_anew_keep_what_was_learned(table: EventTable) -> None:
+    """A fit to more events moves what the last one said, and leaves what was learned beside it;
+    factors lie as they did, whichever way round a factorisation comes out."""
+    first = np.zeros(len(table), np.bool_)
+    first[np.argsort(table.timestamps, kind="stable")[:200]] = True
+    model, running = cold_start(table, first, SPEC, table.item_ids, 0)
+    items, size = running.factors.shape
+    everything = torch.arange(len(model.expectation))
+    with torch.no_grad():
+        model.embedding.fit(model.embedding(everything) + 0.5, torch.ones(len(everything)))
+    running.refit((model,), table, 0)
+    learned = model.embedding(everything)[:items, :size] - running.factors
+    assert learned.detach().numpy() == pytest.approx(0.5, abs=1e-5)
+    mirror = np.diag([-1.0, *[1.0] * (size - 1)])
+    factors, met = running.factors.numpy(), np.ones(items)
+    assert turned(factors @ mirror, factors, met) == pytest.approx(factors)
+    running.refit((model,), table, 0)
+    assert running.factors.numpy() == pytest.approx(factors, abs=1e-6)
+
+
+def test_a_share_of_the_labels_is_told(table: EventTable) -> None:
+    """`--sample` hides the others from all that learns, the same ones for the same seed."""
+    told = lessons(table, 0.5, 0).labels
+    assert 0.4 < (told >= 0).mean() < 0.6
+    assert np.array_equal(told[told >= 0], table.labels[told >= 0])
+    assert np.array_equal(told, lessons(table, 0.5, 0).labels)
+    assert lessons(table, 1.0, 0) is table
 
 
 def test_another_stream_is_refused(table: EventTable, whole: Path, tmp_path: Path) -> None:
@@ -223,7 +276,7 @@ def test_warm(table: EventTable, tmp_path: Path) -> None:
 def test_command(events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`marmot train --stream` tells the curve, the traffic and the bundle."""
     line = f"train --stream --events {events} --cache lmdb:{tmp_path}/c --out {tmp_path}/b"
-    sizes = "--depth 2 --window 8 --width 16 --heads 2 --sample 0.5 --json"
+    sizes = "--depth 2 --window 8 --width 16 --heads 2 --sample 0.5 --no-refit --json"
     assert run([*line.split(), *sizes.split()]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["fingerprint"] == load_bundle(tmp_path / "b").fingerprint
