@@ -39,13 +39,13 @@ class Pulse:
         """Until the process ends."""
         self._beats.extend(map(float, lines))
 
-    def stood_s(self, since_s: float, until_s: float) -> float:
-        """Seconds between two moments in which nothing ran here."""
+    def stood_s(self, since_s: float, until_s: float, *, late_s: float = LATE_S) -> float:
+        """Seconds between two moments in which nothing ran here, in pauses longer than `late_s`."""
         wait_until(lambda: self._beats and self._beats[-1] >= until_s)
         gaps = [
             min(late, until_s) - max(beat + BEAT_S, since_s)
             for beat, late in pairwise(self._beats.copy())
-            if late - beat > LATE_S
+            if late - beat > late_s
         ]
         return sum(gap for gap in gaps if gap > 0)
 

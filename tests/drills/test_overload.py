@@ -29,6 +29,7 @@ from loadtest.traffic import Traffic, Universe
 from tests.bundles import make_bundle
 from tests.drills.histories import give_histories
 from tests.drills.load import Outcome
+from tests.drills.pulse import running_pulse
 from tests.servers import is_up, wait_until
 
 pytestmark = pytest.mark.drill
@@ -47,9 +48,10 @@ while (began_s := time.monotonic()) < end_s:
     line.request("GET", paths[0])
     answer = line.getresponse()
     answer.read()
-    print(answer.status, time.monotonic() - began_s)
+    print(answer.status, began_s, time.monotonic())
     time.sleep(0.05)
 """
+PAUSE_S = 0.025  # a pulse that is so late has met a machine that stood still
 USERS, ITEMS, CANDIDATES, RECORDS = 50, 1_000, 500, 100
 
 
@@ -91,13 +93,17 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         flood = asyncio.create_task(
             open_loop(client, poisson(3 * rate, FLOOD_S, 0), traffic, _ignore)
         )
-        health = await _probed(url)
-        results = await flood
+        with running_pulse() as pulse:
+            health = await _probed(url)
+            results = await flood
+            # What a machine that stands still does to a look at health is not the service's.
+            stood_s = [pulse.stood_s(*look[1:], late_s=PAUSE_S) for look in health]
         last = await closed_loop(client, 1, SETTLE_S, traffic, _ignore)
     refused = [result for result in results if result.outcome == "503"]
     settled = [result for result in results if result.due > results[0].due + SETTLE_S]
     assert set(Counter(result.outcome for result in results)) == {"200", "503"}
-    assert {status for status, _ in health} == {200}
+    assert {status for status, _, _ in health} == {200}
+    took_s = [done - began for _, began, done in health]
     assert {result.outcome for result in last} == {"200"}
     figures = {
         "unloaded_p50_ms": _ms(_quantile(unloaded, 50)),
@@ -111,8 +117,10 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         "accepted_p99_ms": _ms(_quantile(settled, 99)),
         "accepted_p99_with_start_ms": _ms(_quantile(results, 99)),
         "refused_p50_ms": _ms(float(np.median([result.done - result.sent for result in refused]))),
-        "health_p99_ms": _ms(float(np.percentile([took_s for _, took_s in health], 99))),
-        "health_max_ms": _ms(max(took_s for _, took_s in health)),
+        "health_p99_ms": _ms(float(np.percentile(took_s, 99))),
+        "health_max_ms": _ms(max(took_s)),
+        "health_max_without_pauses_ms": _ms(max(np.subtract(took_s, stood_s))),
+        "paused_ms": _ms(sum(stood_s)),
         "driver_late_p99_ms": _ms(
             float(np.percentile([result.sent - result.due for result in results], 99))
         ),
@@ -124,14 +132,14 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
     return figures, outcome
 
 
-async def _probed(url: str) -> list[tuple[int, float]]:
-    """Status of each answer of health during the flood, and the seconds it took."""
+async def _probed(url: str) -> list[tuple[int, float, float]]:
+    """Status of each answer of health during the flood, when it was asked for and when it came."""
     probe = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROBE, urlsplit(url).netloc, str(FLOOD_S), stdout=PIPE
     )
     said, _ = await probe.communicate()
     answers = [line.split() for line in said.decode().splitlines()]
-    return [(int(status), float(took_s)) for status, took_s in answers]
+    return [(int(status), float(began), float(done)) for status, began, done in answers]
 
 
 def _ok(results: list[Result]) -> list[Result]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.admission import CROWD_S, Admission
+from service.admission import CROWD_S, FULL_S, Admission
 from service.errors import DeadlineExceeded, Overloaded
 from service.job import Lane
 from service.pace import COST_PER_MS, Pace
@@ -87,10 +87,12 @@ def test_a_standing_queue_is_short(
     queue.before = 0.1
     clock.now += CROWD_S
     assert is_refused()
+    clock.now += FULL_S
     queue.before, queue.is_busy = 0.0, True
     assert not is_refused()
     queue.before = 0.1
     assert is_refused()
+    clock.now += FULL_S
     queue.before, queue.is_busy = 0.0, False
     assert not is_refused()
     queue.before = 0.1
@@ -107,22 +109,23 @@ def test_a_crowd_may_come_at_once(queue: Waits, is_refused: Callable[..., bool])
 
 
 def test_a_full_house_keeps_its_queue_shorter(
-    queue: Waits, is_refused: Callable[..., bool]
+    queue: Waits, clock: Clock, is_refused: Callable[..., bool]
 ) -> None:
-    """Once somebody was refused, half of the few and a quarter of the queue; until it is empty."""
+    """After a refusal half of the few and a quarter of the queue, until there was none for long."""
     queue.before, queue.is_busy = 0.015, True
     assert not is_refused()
     queue.before = 0.3
     assert is_refused()
+    clock.now += 0.9 * FULL_S
     queue.before = 0.015
     assert is_refused()
+    clock.now += 0.9 * FULL_S
     assert is_refused(company=5)
     assert not is_refused(company=4)
     queue.before = 0.004
     assert not is_refused()
     queue.before = 0.015
-    assert is_refused()
-    assert not is_refused(company=1)
+    clock.now += FULL_S
     assert not is_refused()
 
 
