@@ -36,7 +36,7 @@ def test_the_large_form_answers_as_the_small_one(ids: list[int | str]) -> None:
 
 def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them meet, and whoever else asks."""
-    monkeypatch.setattr(vocabulary, "_hash", lambda item_id: len(item_id) % 2)
+    monkeypatch.setattr(vocabulary, "hash_of", lambda item_id: len(item_id) % 2)
     found = large()
     assert found.rows(IDS).tolist() == list(range(len(IDS)))
     assert "43" not in found
