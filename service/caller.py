@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -18,20 +18,37 @@ QUIET = 16
 """Callers who came one at a time before the next is taken to be alone, too."""
 
 
-@dataclass(slots=True)
+APART_S = 0.02
+"""Callers on two connections who come sooner after one another are not one at a time."""
+
+
 class Callers:
     """How callers come lately: one at a time, or several at once.
 
     One who finds nobody is not alone yet: at half load every second does, and others follow while
-    they are served.
+    they are served. Nor is one who comes on another connection than the last a moment ago: while
+    a run keeps the loop, whoever comes waits unseen, and each would find nobody.
     """
 
-    in_a_row: int = 0
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self._in_a_row = 0
+        self._last: tuple[Any, float] = (None, 0.0)
 
-    def is_alone(self, here: int) -> bool:
-        """Takes note of a caller, one of so many; whether nobody else is likely to come."""
-        self.in_a_row = self.in_a_row + 1 if here == 1 else 0
-        return self.in_a_row > QUIET
+    def __repr__(self) -> str:
+        return f"<Callers, {self._in_a_row} one at a time>"
+
+    def is_alone(self, here: int, connection: Any) -> bool:
+        """Takes note of a caller, one of so many; whether nobody else is likely to come.
+
+        `connection` is any value that tells connections apart; None where that is not known.
+        """
+        (last, then), now = self._last, self._clock()
+        self._last = connection, now
+        is_same = connection is not None and connection == last
+        is_one = here == 1 and (is_same or now - then > APART_S)
+        self._in_a_row = self._in_a_row + 1 if is_one else 0
+        return self._in_a_row > QUIET
 
 
 class Caller:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
 
-from service.caller import QUIET, Caller, Callers
+from service.caller import APART_S, QUIET, Caller, Callers
 
 
 async def test_work_ends_with_its_caller() -> None:
@@ -55,5 +56,14 @@ def test_nobody_is_alone_where_others_came_lately(company: int) -> None:
     """A caller is alone after so many who were, and not before; one in company begins it anew."""
     callers = Callers()
     for _ in range(2):
-        assert [callers.is_alone(1) for _ in range(QUIET + 2)] == [False] * QUIET + [True] * 2
-        assert not callers.is_alone(company)
+        assert [callers.is_alone(1, 7) for _ in range(QUIET + 2)] == [False] * QUIET + [True] * 2
+        assert not callers.is_alone(company, 7)
+
+
+@pytest.mark.parametrize(("apart_s", "is_alone"), [(0.5 * APART_S, False), (2 * APART_S, True)])
+def test_whoever_waited_unseen_for_the_loop_is_not_alone(apart_s: float, is_alone: bool) -> None:
+    """While a run keeps the loop nobody sees who comes: they are told by their connections."""
+    moments = count(1.0, apart_s)
+    callers = Callers(clock=lambda: next(moments))
+    assert [callers.is_alone(1, 7) for _ in range(QUIET + 1)][-1]
+    assert [callers.is_alone(1, number) for number in range(8, 10)] == [is_alone] * 2
