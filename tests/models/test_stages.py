@@ -24,6 +24,7 @@ from models.stage_graphs import retrieve
 from models.stage_index import build_index
 from models.teacher import open_graph
 from tests.bundles import ITEMS, make_bundle, make_stage, randomised
+from tests.models.retrieval_feed import retrieval_feed
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -180,15 +181,7 @@ def test_blocks_hide_nothing() -> None:
     proto, _ = retrieve(GraphWeights(model), GraphBuilder(), table).build("retrieve.onnx")
     session = open_graph(proto.SerializeToString())
     seen = random.integers(0, 9_001, (3, 40))
-    feed = {
-        "timestamp": np.full(3, 10**9),
-        "items": random.integers(0, 50, (3, 8)),
-        "timestamps": np.sort(random.integers(0, 10**9, (3, 8)), axis=1),
-        "feedback": random.integers(-1, 2, (3, 8, 1)).astype(np.int8),
-        "records": random.standard_normal((3, 8, 1, 16)).astype(np.float32),
-        "seen": seen,
-        "wanted": np.zeros((3, 500), np.int8),
-    }
+    feed = retrieval_feed(random, seen=seen, wanted=500)
     found, users = session.run(["found", "user"], feed)
     scores = model.logits(
         torch.from_numpy(np.pad(users, ((0, 0), (0, 1)))), torch.from_numpy(table)

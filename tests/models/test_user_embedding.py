@@ -23,6 +23,7 @@ from models.stage_graphs import judge, retrieve, user
 from models.stage_reference import load_stage
 from models.teacher import open_graph
 from tests.bundles import ITEMS, make_bundle, make_stage, randomised
+from tests.models.retrieval_feed import retrieval_feed
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -105,16 +106,8 @@ def test_nobody_s_row_changes_nothing() -> None:
     weights = {**plain.state_dict(), "user_table": torch.randn(3, 16)}
     known.load_state_dict({**weights, "user_hashes": torch.arange(3)})
     random = np.random.default_rng(0)
-    feed = {
-        "timestamp": np.full(3, 10**9),
-        "items": random.integers(0, 50, (3, 8)),
-        "timestamps": np.sort(random.integers(0, 10**9, (3, 8)), axis=1),
-        "feedback": random.integers(-1, 2, (3, 8, 1)).astype(np.int8),
-        "records": random.standard_normal((3, 8, 1, 16)).astype(np.float32),
-        "seen": np.zeros((3, 0), np.int64),
-        "wanted": np.zeros((3, 50), np.int8),
-        "candidates": random.integers(0, 50, (3, 9)),
-    }
+    feed = retrieval_feed(random, seen=np.zeros((3, 0), np.int64), wanted=50)
+    feed["candidates"] = random.integers(0, 50, (3, 9))
     table = as_array(plain.table)
     for build in (
         lambda model: retrieve(GraphWeights(model), GraphBuilder(), table).build("retrieve.onnx"),
