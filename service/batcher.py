@@ -1,8 +1,9 @@
 """What waits for the engine, and what runs next.
 
 There is no timer: an idle engine starts a job at once, a busy one leaves behind what has queued
-meanwhile, and the next batch is taken from that. As soon as as much ranking waits as is running, it
-is handed over too, so that the engine need not wait for the event loop between two runs.
+meanwhile, and the next batch is taken from that. So that the engine need not wait for the event
+loop between two runs, ranking is handed over ahead: what nobody could join at once and up to a
+bound, what others may join as soon as as much of it waits as is running.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Batcher:
         queue_limit: int = 2_000 * COST_PER_MS,
         most_cost: int = 4 * COST_PER_MS,
         most_waste: float = 1.15,
+        ahead_cost: int = 2 * COST_PER_MS,
         lone_cost: int = 5 * COST_PER_MS,
         on_batch: Callable[[str, int, float], None] | None = None,
     ) -> None:
@@ -59,12 +61,13 @@ class Batcher:
         self._queue_limit = queue_limit
         self._most_cost = most_cost
         self._most_waste = most_waste
+        self._ahead_cost = ahead_cost
         self._lone_cost = lone_cost
         self._on_batch = on_batch
         self._lanes: dict[Lane, deque[Job]] = {lane: deque() for lane in Lane}
         self._waiting_cost = dict.fromkeys(Lane, 0)
         self._pace = Pace()
-        self._flights: deque[list[Job]] = deque()  # what runs, and at most one batch behind it
+        self._flights: deque[list[Job]] = deque()  # what runs, and what is behind it
         self._closed = False
 
     def __repr__(self) -> str:
@@ -133,14 +136,21 @@ class Batcher:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _fill(self) -> None:
-        """Gives the engine work if it has none, or a second batch if that is worth it."""
+        """Gives the engine work if it has none, and more ahead if that is worth it."""
         if not self._flights:
             any(map(self._start_next, self._lanes.values()))
-        elif len(self._flights) == 1:
-            running, ranking = self._flights[0], self._lanes[Lane.RANK]
-            is_behind_others = running[0].lane is not Lane.RANK
-            if is_behind_others or _cost(ranking) >= _cost(running):
-                self._start_next(ranking)
+        ranking = self._lanes[Lane.RANK]
+        while ranking and self._flights and self._goes_ahead(ranking):
+            self._start_next(ranking)
+
+    def _goes_ahead(self, ranking: deque[Job]) -> bool:
+        """Whether the next of what waits is handed over behind what runs."""
+        if ranking[0].rows:
+            ahead = sum(map(_cost, islice(self._flights, 1, None)))
+            return not ahead or ahead + ranking[0].cost <= self._ahead_cost
+        running = self._flights[0]
+        is_behind_others = running[0].lane is not Lane.RANK
+        return len(self._flights) == 1 and (is_behind_others or _cost(ranking) >= _cost(running))
 
     def _start_next(self, lane: deque[Job]) -> bool:
         self._drop_lost(lane, perf_counter())

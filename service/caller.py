@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -51,25 +50,39 @@ class Callers:
         return self._in_a_row > QUIET
 
 
+class Line:
+    """A connection, and the job that its caller waits for. It asks one thing at a time."""
+
+    __slots__ = ("job",)
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+
+    def lost(self) -> None:
+        """Nobody is there any more: what still queues for them is not run."""
+        if self.job is not None and self.job.future is not None and not self.job.future.done():
+            self.job.future.cancel()
+
+
 class Caller:
     """The other end of a connection. Its body has been read, so all it can say is goodbye."""
 
-    def __init__(self, receive: Receive | None = None, *, is_alone: bool = False) -> None:
+    def __init__(
+        self,
+        receive: Receive | None = None,
+        *,
+        line: Line | None = None,
+        is_alone: bool = False,
+    ) -> None:
         self._receive = receive
+        self._line = line
         #: Nobody else waits for an answer of this process, or is likely to before this one has it.
         self.is_alone = is_alone
 
-    @asynccontextmanager
-    async def watching(self, job: Job) -> AsyncIterator[None]:
-        """Gives the job up when the caller goes. Costs a task: only worth it where one waits."""
-        if self._receive is None:
-            yield
-            return
-        watch = asyncio.ensure_future(self._until_gone(self._receive, job))
-        try:
-            yield
-        finally:
-            watch.cancel()
+    def waits_on(self, job: Job | None) -> None:
+        """Gives this job up should the caller go from now on; None: nothing waits for them."""
+        if self._line is not None:
+            self._line.job = job
 
     async def waits_for(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work of many jobs; it is cancelled when the caller goes."""
@@ -85,12 +98,6 @@ class Caller:
         if self._receive is not None:
             await _disconnected(self._receive)
             task.cancel()
-
-    @staticmethod
-    async def _until_gone(receive: Receive, job: Job) -> None:
-        await _disconnected(receive)
-        if job.future is not None and not job.future.done():
-            job.future.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -34,7 +34,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-SWITCH_S = 2e-4
+SWITCH_S = 5e-5
 """How long another thread may keep the interpreter while a run waits to be handed over.
 
 Python's own 5 ms are several runs long.

@@ -157,19 +157,20 @@ class Ranker:
         if memory.slots is not None:
             job = _found_job(question, memory.feed, asked, memory.slots, lane)
         elif question.model.projects and memory.ready is not None:
-            job = _projected_job(question, memory.ready, asked, lane)
+            job = _ready_job("projected", question, memory.ready, asked, lane)
         elif (ready := await sought(question, memory)) is not None:
-            job = _sought_job(question, ready, asked, lane)
+            job = _ready_job("found", question, ready, asked, lane)
         else:
             job = _job(question, memory, asked, lane)
         batcher = question.model.batcher
         if caller.is_alone and batcher.takes_at_once(job):
             outputs = batcher.run(job)
-        elif batcher.is_busy:
-            async with caller.watching(job):
-                outputs = await batcher.submit(job)
         else:
-            outputs = await batcher.submit(job)
+            caller.waits_on(job)
+            try:
+                outputs = await batcher.submit(job)
+            finally:
+                caller.waits_on(None)
         question.timings.queue += job.queue_s
         question.timings.run += job.run_s
         scores: Array = outputs["scores"]
@@ -186,22 +187,20 @@ def _job(question: Question, memory: Memory, asked: Mapping[str, Array], lane: L
     return Job("rank", {**asked, **known}, sizes, lane, question.deadline)
 
 
-def _projected_job(
-    question: Question, ready: Mapping[str, Array], asked: Mapping[str, Array], lane: Lane
+def _ready_job(
+    graph: str,
+    question: Question,
+    ready: Mapping[str, Array],
+    asked: Mapping[str, Array],
+    lane: Lane,
 ) -> Job:
-    """Candidates against keys and values that were made when the user came before."""
-    known = {name: part[0] for name, part in ready.items()}
-    sizes = {"candidates": len(asked["candidates"]), "records": len(known["timestamps"])}
-    return Job("projected", {**asked, **known}, sizes, lane, question.deadline)
+    """Candidates against keys and values that are kept: a batch of one request.
 
-
-def _sought_job(
-    question: Question, ready: Mapping[str, Array], asked: Mapping[str, Array], lane: Lane
-) -> Job:
-    """Candidates that look through a whole history by themselves: a batch of one request."""
-    feed = {**{name: part[None] for name, part in asked.items()}, **ready}
+    Copying them into a run with others would cost more than a run of their own.
+    """
+    feed = {**{name: part[np.newaxis] for name, part in asked.items()}, **ready}
     sizes = {"candidates": len(asked["candidates"]), "records": ready["timestamps"].shape[1]}
-    return Job("found", feed, sizes, lane, question.deadline, rows=1)
+    return Job(graph, feed, sizes, lane, question.deadline, rows=1)
 
 
 def _found_job(

@@ -13,11 +13,13 @@ from typing import Any, cast
 
 from starlette.types import Scope
 
+from service.caller import Line
 from service.gate import Gate
 
 REQUESTS = "marmot.requests"
 BODY = "marmot.body"
 CAME = "marmot.came"
+LINE = "marmot.line"
 
 
 class Wire(Gate):
@@ -26,6 +28,11 @@ class Wire(Gate):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         held = HeadHolder(cast("asyncio.Transport", transport), self.loop)
         super().connection_made(cast("asyncio.Transport", held))
+        self._line = Line()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._line.lost()
+        super().connection_lost(exc)
 
     def shutdown(self) -> None:
         """The server closes and would wait for answers; one without end must be told."""
@@ -34,7 +41,7 @@ class Wire(Gate):
 
     def on_headers_complete(self) -> None:
         scope = cast("Scope", self.scope)
-        scope[REQUESTS], scope[CAME] = self.tasks, perf_counter()
+        scope[REQUESTS], scope[CAME], scope[LINE] = self.tasks, perf_counter(), self._line
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -54,6 +61,11 @@ def came_at(scope: Scope) -> float:
     """When the request's head was complete (`perf_counter`); the loop may have been busy since."""
     came: float | None = scope.get(CAME)
     return perf_counter() if came is None else came
+
+
+def line(scope: Scope) -> Line | None:
+    """The connection that the request came on."""
+    return scope.get(LINE)
 
 
 def company(scope: Scope) -> int:

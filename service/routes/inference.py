@@ -33,7 +33,7 @@ from service.registry import Model
 from service.routes.doors import answer, house_of, takes, visit
 from service.routes.health import check_ready
 from service.schemas import ID_BYTES
-from service.wire import company
+from service.wire import company, line
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -172,7 +172,8 @@ async def infer(request: Request) -> Response:
         version=model.bundle.version,
         limits=house.limits,
     )
-    found = await house.ranker.rank(inference.asked, Caller(request.receive), seen.timings)
+    caller = Caller(line=line(request.scope))
+    found = await house.ranker.rank(inference.asked, caller, seen.timings)
     body, json_bytes = render_inference(inference, found)
     if json_bytes is None:
         return Response(body, media_type="application/json")

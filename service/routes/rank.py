@@ -22,7 +22,7 @@ from service.schemas import (
     parse_rank_batch,
 )
 from service.timings import Timings
-from service.wire import company
+from service.wire import company, line
 
 router = APIRouter(tags=["rank"])
 
@@ -42,7 +42,7 @@ async def rank(request: Request) -> Response:
     house.admission.check(seen.timings, here)
     asked = parse_rank(await body_of(request, house), house.limits)
     is_alone = house.callers.is_alone(here, request.scope.get("client"))
-    caller = Caller(request.receive, is_alone=is_alone)
+    caller = Caller(line=line(request.scope), is_alone=is_alone)
     found = await house.ranker.rank(asked, caller, seen.timings)
     seen.fingerprint = found["model"]["fingerprint"].encode()
     return answer(found)

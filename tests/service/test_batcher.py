@@ -88,6 +88,21 @@ async def test_the_engine_never_waits_for_work_that_is_there(engine: HandEngine)
     assert not batcher.is_busy
 
 
+async def test_what_nobody_may_join_is_handed_over_up_to_a_bound(engine: HandEngine) -> None:
+    """A job that is a batch by itself gains nothing by waiting; one is ahead whatever it costs."""
+    alone = [Job("double", {"x": np.full((1, 1), n)}, {"events": 1}, rows=1) for n in range(5)]
+    batcher = Batcher(engine, ahead_cost=2 * alone[0].cost)
+    tasks = await start(batcher, *alone)
+    assert engine.firsts == [0, 1, 2]
+    await engine.finish()
+    assert engine.firsts == [1, 2, 3]
+    assert (await tasks[0])["y"].tolist() == [[0]]
+    batcher = Batcher(engine, ahead_cost=0)
+    engine.taken.clear()
+    await start(batcher, job(7), *(Job("double", each.feed, each.sizes, rows=1) for each in alone))
+    assert engine.firsts == [7, 0]
+
+
 async def test_ranking_does_not_wait_behind_a_second_event(engine: HandEngine) -> None:
     """Events and rebuilds are never handed over ahead; ranking goes right behind what runs."""
     batcher = Batcher(engine, most_waste=0)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from service.auth import append_key, make_key
 from service.errors import EngineFailed
+from service.job import Lane
 from tests import plain
 from tests.servers import Running
 
@@ -131,6 +134,35 @@ def test_who_is_shed_and_who_hangs_up_count(
     with plain.line(running.port) as line:
         line.sendall(b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
     until(lambda: "POST /v1/rank 499" in grown(before, samples(running), "marmot_requests_total"))
+
+
+def test_nothing_is_computed_for_who_hangs_up(
+    serve: Callable[..., Any], until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What queues for a connection that is lost is not run; both count as 499."""
+    running = serve()
+    batcher, engine = running.house.registry.active.batcher, running.house.registry.active.engine
+    may_go_on, ran, run = threading.Event(), [], engine.run
+
+    def wait(graph: str, feed: Any) -> Any:
+        ran.append(graph)
+        assert may_go_on.wait(plain.PATIENCE_S)
+        return run(graph, feed)
+
+    monkeypatch.setattr(engine, "run", wait)
+    before = samples(running)
+    body = orjson.dumps(RANK)
+    asked = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+    with plain.line(running.port) as first, plain.line(running.port) as second:
+        first.sendall(asked % (len(body), body))
+        until(lambda: ran == ["rank"])
+        second.sendall(asked % (len(body), body))
+        until(lambda: batcher.wait_s(Lane.RANK) > 0)
+    gone = {"POST /v1/rank 499": 2}
+    until(lambda: grown(before, samples(running), "marmot_requests_total").items() >= gone.items())
+    may_go_on.set()
+    running.rank("u", [1])
+    assert ran == ["rank"] * 2
 
 
 def test_freshness(serve: Callable[..., Any]) -> None:

@@ -21,6 +21,7 @@ class Service:
     """A command that serves, and questions to whichever of its workers answers."""
 
     def __init__(self, start: Callable[..., Command], shelf: Path, cache: str, workers: int):
+        self._workers = workers
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self.command = start(
             "serve", "--bundle", shelf / "one", "--models-dir", shelf, "--cache", cache,
@@ -39,15 +40,17 @@ class Service:
         assert self.command.process.poll() is None
 
     def models(self) -> dict[int, dict[str, dict[str, Any]]]:
-        """What each worker says of its versions, as far as they answered."""
-        found = {}
-        for _ in range(8):
+        """What each worker says of its versions; the system decides who is asked."""
+        found: dict[int, dict[str, dict[str, Any]]] = {}
+        for _ in range(500):
             answer = self.client.get("/v1/models").json()
             found[answer["process"]] = {each["version"]: each for each in answer["models"]}
-        return found
+            if len(found) == self._workers:
+                return found
+        raise AssertionError(f"{len(found)} workers of {self._workers} answered 500 requests")
 
     def stands(self, version: str, **wanted: Any) -> bool:
-        """Whether all workers that were met agree on a version."""
+        """Whether all workers agree on a version."""
         return all(
             version in models and models[version].items() >= wanted.items()
             for models in self.models().values()
