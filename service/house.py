@@ -28,6 +28,7 @@ from service.errands import Errands
 from service.errors import ServiceError, StartError, UsageError
 from service.explainer import Explainer
 from service.feed import Feed
+from service.garbage import start_spared
 from service.handout import Handout
 from service.job import Lane
 from service.lineage import Lineages, join
@@ -201,6 +202,7 @@ class House:
         await self._add_stages(stack, model)
         stack.callback(self.drain.finish)
         self.drain.install()
+        stack.enter_context(start_spared())
 
     async def _add_stages(self, stack: AsyncExitStack, ranker: Model) -> None:
         """Opens the models before ranking, each on an engine of its own."""
