@@ -29,6 +29,7 @@ from loadtest.processes import Helper
 from loadtest.shape import Bare, InProcess, Loop, Mix, Shape
 
 GEMM = 1024
+REST_S = 0.001
 CACHE_ROUNDS = 4  # at most: the cache alone needs no answer to compare with
 
 
@@ -127,6 +128,8 @@ async def _round(contest: Contest, shapes: list[Shape], number: int) -> None:
         asked = {"candidates": size.candidates, "records": size.records}
         answer = await contest.bare.ask(**asked, seconds=plan.turn_s)
         size.took_s += answer["took_s"]
+        rested = await contest.bare.ask(**asked, seconds=plan.turn_s, rest_s=REST_S)
+        size.rested_s += rested["took_s"]
         size.flops = answer["flops"]
         for shape in shapes:
             if shape.bare is size:

@@ -39,6 +39,7 @@ def _limit(report: Report, shapes: list[Report]) -> Section:
             Column("size", "candidates x records", ""),
             Column("mflop", "MFLOP"),
             Column("bare_p50_ms", "p50, ms", ",.3f"),
+            Column("rested_p50_ms", "after 1 ms of rest, ms", ",.3f"),
             Column("bare_rps", "runs/s", ",.0f"),
             Column("bare_gflops", "GFLOP/s", ",.1f"),
             Column("bare_gemm_share", "share of the products' rate", ".0%"),
@@ -83,7 +84,8 @@ def _open(report: Report, shapes: list[Report]) -> Section:
     return Section(
         f"Eight connections; and Poisson arrivals at {report['load']:.0%} of what those had "
         "answered, from the moment a request was due, beside a queue with the same arrivals that "
-        "serves each in the bare graph's time (M/D/1):",
+        "serves each in the bare graph's time (M/D/1), and one that serves each in a time the bare "
+        "loop took, after a rest where it was idle (played):",
         (
             *WHICH,
             Column("saturated_rps", "eight: answers/s", ",.0f"),
@@ -92,6 +94,7 @@ def _open(report: Report, shapes: list[Report]) -> Section:
             Column("open_rps", "arrivals/s", ",.0f"),
             Column("open_p99_ms", "p99, ms", ",.3f"),
             Column("md1_p99_ms", "M/D/1 p99, ms", ",.3f"),
+            Column("played_p99_ms", "played p99, ms", ",.3f"),
         ),
         shapes,
     )

@@ -1,12 +1,18 @@
-"""What waiting costs at best: the M/D/1 queue, a server that always takes the same time."""
+"""What waiting costs at best: by a server that always takes the same time, and by this machine."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
+
+import numpy as np
 
 LONGEST = 3_000
 """Services that anybody may have to wait for; a server this close to full is not looked at."""
+
+PLAYED = 100_000
+"""Arrivals of a queue that is played through."""
 
 
 def md1_quantile(share: float, rate: float, service_s: float) -> float:
@@ -32,6 +38,24 @@ def md1_quantile(share: float, rate: float, service_s: float) -> float:
             high = middle
     # Many wait for nothing: a share below theirs is not half a step of the search above it.
     return service_s * (1 + (0.0 if share <= 1 - load else high))
+
+
+def played_quantile(
+    share: float, rate: float, *, rested_s: Sequence[float], busy_s: Sequence[float]
+) -> float:
+    """The same for a server with measured times, drawn at random: M/G/1, played through.
+
+    Who comes to an idle server is served in one of `rested_s`, who waits in one of `busy_s`.
+    """
+    random = np.random.default_rng(0)
+    gaps_s = random.exponential(1 / rate, PLAYED).tolist()
+    rested, busy = (random.choice(times, PLAYED).tolist() for times in (rested_s, busy_s))
+    took_s, left_s = [], 0.0  # of the work before this one
+    for gap_s, after_rest_s, at_once_s in zip(gaps_s, rested, busy, strict=True):
+        left_s -= gap_s
+        left_s = left_s + at_once_s if left_s > 0 else after_rest_s
+        took_s.append(left_s)
+    return float(np.quantile(took_s, share))
 
 
 def _waits_at_most(services: float, load: float, waiting: list[float]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from loadtest.contestants import Cpu, Service
 from loadtest.deck import Deck
 from loadtest.processes import Helper
-from loadtest.queueing import md1_quantile
+from loadtest.queueing import md1_quantile, played_quantile
 from loadtest.results import Result
 
 
@@ -22,6 +22,8 @@ class Bare:
     candidates: int
     records: int
     took_s: list[float] = field(default_factory=list)
+    rested_s: list[float] = field(default_factory=list)
+    """Of runs before which the processor had nothing to do for a moment, as before a request."""
     flops: int = 0
 
     @property
@@ -134,12 +136,14 @@ class Shape:
         asked = len(self.one.latencies_s)
         open_rps = len(self.open.latencies_s) / self.open_s
         queue_s = md1_quantile(0.99, open_rps, bare.p50_s)
+        played_s = played_quantile(0.99, open_rps, rested_s=bare.rested_s, busy_s=bare.took_s)
         return {
             "store": self.service.place.name,
             "candidates": bare.candidates,
             "records": bare.records,
             "mflop": round(bare.flops / 1e6, 2),
             "bare_p50_ms": round(bare.p50_s * 1e3, 4),
+            "rested_p50_ms": round(float(np.median(bare.rested_s)) * 1e3, 4),
             "bare_rps": round(bare.rps, 2),
             "bare_gflops": round(gflops, 2),
             "bare_gemm_share": round(gflops / gemm_gflops, 4),
@@ -154,6 +158,7 @@ class Shape:
             "open_p50_ms": round(self.open.ms(50), 4),
             "open_p99_ms": round(self.open.ms(99), 4),
             "md1_p99_ms": round(queue_s * 1e3, 4),
+            "played_p99_ms": round(played_s * 1e3, 4),
             "inline_p50_ms": round(self.inline.ms(50), 4),
             "inline_p99_ms": round(self.inline.ms(99), 4),
             "inline_ratio": round(self.inline.ms(50) / self.one.ms(50), 4),

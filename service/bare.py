@@ -3,7 +3,8 @@
     echo '{"candidates": 500, "records": 100, "seconds": 1}' | python -m service.bare --bundle B
 
 Every line on stdin asks for one turn and gets one line of JSON, so that whoever compares can
-alternate. `{"graph": "encode", "events": 200, "seconds": 1}` asks for another graph than `rank`.
+alternate. `{"graph": "encode", "events": 200, "seconds": 1}` asks for another graph than `rank`;
+with `"rest_s": 0.001` it does nothing for so long before each run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,10 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
     for line in questions:
         sizes: dict[str, Any] = json.loads(line)
         graph, seconds = sizes.pop("graph", "rank"), sizes.pop("seconds")
+        rest_s = sizes.pop("rest_s", 0.0)
         feed = random_feed(bundle, graph, **sizes)
         began_s = process_time()
-        took_s = turn(partial(engine.run, graph, feed), seconds)
+        took_s = turn(partial(engine.run, graph, feed), seconds, rest_s)
         answer: dict[str, Any] = {"took_s": took_s, "cpu_s": process_time() - began_s}
         if graph == "rank":
             answer["flops"] = flops_of(bundle.spec, **sizes)
@@ -51,13 +53,16 @@ def main(arguments: list[str] | None = None, questions: Iterable[str] = sys.stdi
     engine.close()
 
 
-def turn(work: Callable[[], object], seconds: float) -> list[float]:
+def turn(work: Callable[[], object], seconds: float, rest_s: float = 0.0) -> list[float]:
     """How long each run took, for that long; at least one after a first that does not count."""
     work()
     took: list[float] = []
     end = perf_counter() + seconds
     began = perf_counter()
     while began < end or not took:
+        if rest_s:
+            sleep(rest_s)
+            began = perf_counter()
         work()
         done = perf_counter()
         took.append(done - began)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.queueing import md1_quantile
+from loadtest.queueing import md1_quantile, played_quantile
 
 SHARES = st.floats(0, 0.999)
 LOADS = st.floats(0, 0.95)
@@ -25,6 +25,15 @@ def test_a_queue_played_through(load: float) -> None:
     seen = work - np.minimum.accumulate(work) + 1
     for share in (0.5, 0.9, 0.99):
         assert md1_quantile(share, load, 1.0) == pytest.approx(np.quantile(seen, share), rel=0.05)
+
+
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.8])
+def test_measured_times(load: float) -> None:
+    """Times that are all the same are the formula's; whoever comes to an idle server, rested."""
+    same = played_quantile(0.99, load, rested_s=[1.0], busy_s=[1.0])
+    assert same == pytest.approx(md1_quantile(0.99, load, 1.0), rel=0.05)
+    for share, wanted in ((0.25, 3.0), (0.75, 4.0)):
+        assert played_quantile(share, 1e-6 * load, rested_s=[3.0, 4.0], busy_s=[9.0]) == wanted
 
 
 @settings(max_examples=30)
