@@ -23,6 +23,7 @@ from loadtest.memory import memory
 from loadtest.plan import Plan, Tick
 from loadtest.processes import BenchError
 from loadtest.short_tables import short
+from loadtest.stolen import Ticks, stolen_share
 from loadtest.stores import Store
 from loadtest.tables import markdown, on_screen
 
@@ -119,7 +120,9 @@ def bench(
             work = filling(plan, backfill, tick)
         else:
             work = _race(plan, peers_dir, tick) if peers else measure(plan, tick)
-        report = ledger.signed(_run(work), note)
+        before = Ticks.now()
+        measured = _run(work)
+        report = ledger.signed(measured, note, stolen_share(before, Ticks.now()))
     if out is not None:
         ledger.keep(out, report)
     _show(report, as_markdown=as_markdown)

@@ -21,11 +21,18 @@ KEPT = ("--out", "--note")
 GIT = ("describe", "--always", "--dirty", "--abbrev=8", "--exclude=*")
 
 
-def signed(report: Report, note: str | None) -> Report:
-    """The report and where it comes from; `note` is what else a reader must know."""
+def signed(report: Report, note: str | None, stolen: float | None = None) -> Report:
+    """The report and where it comes from; `note` is what else a reader must know.
+
+    `stolen` is the share of the processor that a virtual machine's host gave to others meanwhile.
+    """
     return {
         **report,
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "stolen_share": stolen,
+        },
         "command": shlex.join(["marmot", *_told(sys.argv[1:])]),
         "commit": _commit(),
         "note": note,
@@ -63,8 +70,10 @@ def read(file: Path) -> dict[str, Report]:
 def origin(report: Report) -> str:
     """One sentence: how the figures came about."""
     machine = report["machine"]
+    stolen = machine.get("stolen_share")
     parts = [
         f"{machine['cores']} cores ({machine['processor']})",
+        *([f"{stolen:.0%} of their time taken by the host"] if stolen is not None else []),
         f"commit {report['commit']}" if report["commit"] else "no commit",
         *([report["note"]] if report["note"] else []),
     ]
