@@ -25,6 +25,7 @@ from loadtest.arrivals import poisson
 from loadtest.client import Client
 from loadtest.driver import closed_loop, open_loop
 from loadtest.results import Result
+from loadtest.stolen import Ticks, stolen_share
 from loadtest.traffic import Traffic, Universe
 from tests.bundles import make_bundle
 from tests.drills.histories import give_histories
@@ -90,12 +91,14 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
             at_capacity = await open_loop(client, poisson(rate, STEP_S, 0), traffic, _ignore)
             if _quantile(at_capacity, 99) <= SLOWEST * _quantile(unloaded, 50):
                 break
+        before = Ticks.now()
         flood = asyncio.create_task(
             open_loop(client, poisson(3 * rate, FLOOD_S, 0), traffic, _ignore)
         )
         with running_pulse() as pulse:
             health = await _probed(url)
             results = await flood
+            stolen = stolen_share(before, Ticks.now())
             # What a machine that stands still does to a look at health is not the service's.
             stood_s = [pulse.stood_s(*look[1:], late_s=PAUSE_S) for look in health]
         last = await closed_loop(client, 1, SETTLE_S, traffic, _ignore)
@@ -121,6 +124,7 @@ async def _drill(url: str) -> tuple[dict[str, Any], Outcome]:
         "health_max_ms": _ms(max(took_s)),
         "health_max_without_pauses_ms": _ms(max(np.subtract(took_s, stood_s))),
         "paused_ms": _ms(sum(stood_s)),
+        "stolen_share": stolen,
         "driver_late_p99_ms": _ms(
             float(np.percentile([result.sent - result.due for result in results], 99))
         ),
