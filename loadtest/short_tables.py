@@ -31,13 +31,11 @@ def _bench(report: Report) -> Section:
         (
             Column("size", "candidates x records", ""),
             Column("bare_p50_ms", "bare, ms"),
-            Column("rested_p50_ms", "after 1 ms of rest, ms"),
             Column("inside_ratio", "app in process / bare"),
             Column("one_p50_ms", "one connection p50, ms"),
             Column("saturated_share", "eight: answers / bare runs"),
             Column("open_p99_ms", "half load p99, ms", ",.1f"),
             Column("md1_p99_ms", "M/D/1 p99, ms", ",.1f"),
-            Column("played_p99_ms", "bare loop's own times, p99, ms", ",.1f"),
             Column("inline_ratio", "recomputed / cached", ",.1f"),
         ),
         rows,
