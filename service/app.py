@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cache.base import Cache
-from service.body import CallerGone
+from service.caller import CallerGone
 from service.doorway import GONE, Doorway
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, Problem
 from service.house import House

@@ -7,15 +7,12 @@ from contextlib import suppress
 
 from starlette.types import Receive, Scope
 
+from service.caller import CallerGone
 from service.errors import BodyTimeout, BodyTooLarge, NotJson, Problem
 from service.wire import arrived_body
 
 DISCARD_BYTES = 16 << 20
 DISCARD_S = 2.0
-
-
-class CallerGone(Exception):
-    """The connection was closed before the request was complete: there is nobody to answer."""
 
 
 class _Over(Exception):

@@ -21,6 +21,10 @@ APART_S = 0.02
 """Callers on two connections who come sooner after one another are not one at a time."""
 
 
+class CallerGone(Exception):
+    """The connection was closed before its answer: there is nobody to tell."""
+
+
 class Callers:
     """How callers come lately: one at a time, or several at once.
 
@@ -53,13 +57,15 @@ class Callers:
 class Line:
     """A connection, and the job that its caller waits for. It asks one thing at a time."""
 
-    __slots__ = ("job",)
+    __slots__ = ("is_lost", "job")
 
     def __init__(self) -> None:
         self.job: Job | None = None
+        self.is_lost = False
 
-    def lost(self) -> None:
+    def lose(self) -> None:
         """Nobody is there any more: what still queues for them is not run."""
+        self.is_lost = True
         if self.job is not None and self.job.future is not None and not self.job.future.done():
             self.job.future.cancel()
 
@@ -80,9 +86,15 @@ class Caller:
         self.is_alone = is_alone
 
     def waits_on(self, job: Job | None) -> None:
-        """Gives this job up should the caller go from now on; None: nothing waits for them."""
-        if self._line is not None:
-            self._line.job = job
+        """Gives this job up should the caller go; None: nothing waits for them any more.
+
+        Raises `CallerGone` where they went before it could be queued.
+        """
+        if self._line is None:
+            return
+        if job is not None and self._line.is_lost:
+            raise CallerGone
+        self._line.job = job
 
     async def waits_for(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work of many jobs; it is cancelled when the caller goes."""

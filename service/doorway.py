@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.body import CallerGone
+from service.caller import CallerGone
 from service.errors import Draining, InternalError, InvalidRequest, Problem, ServiceError
 from service.gate import HOUSE
 from service.house import House

@@ -31,7 +31,7 @@ class Wire(Gate):
         self._line = Line()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._line.lost()
+        self._line.lose()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.caller import APART_S, QUIET, Caller, Callers
+from service.caller import APART_S, QUIET, Caller, CallerGone, Callers, Line
+from service.job import Job
 
 
 async def test_work_ends_with_its_caller() -> None:
@@ -49,6 +50,23 @@ async def test_work_is_waited_for(receive: Any) -> None:
     assert await Caller(receive).waits_for(succeed()) == 7
     with pytest.raises(ValueError, match="no"):
         await Caller(receive).waits_for(fail())
+
+
+async def test_a_lost_connection_ends_what_queues_for_it() -> None:
+    """The job that is waited for then; not one before; and none is begun for who has gone."""
+    first, second = (Job("rank", {}, {}, future=asyncio.Future()) for _ in range(2))
+    line = Line()
+    caller = Caller(line=line)
+    caller.waits_on(first)
+    caller.waits_on(None)
+    caller.waits_on(second)
+    line.lose()
+    assert [job.is_gone for job in (first, second)] == [False, True]
+    caller.waits_on(None)
+    with pytest.raises(CallerGone):
+        caller.waits_on(first)
+    line.lose()
+    assert not first.is_gone
 
 
 @pytest.mark.parametrize("company", [2, 9])
