@@ -4,9 +4,8 @@ A queue that stands helps nobody: what it holds is only late. But a crowd that c
 house, or while it was held up for a moment, is worked off soon. So a queue may be long for a
 moment, and must be short from then on until it has been empty: controlled delay, as in networks.
 A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
-Once somebody had to be refused, more come than can be served: until nobody had to be for a while
-the queue is kept at a fraction of that, so that those who are let in do not wait for nothing, and
-a machine that stood still for a moment has no crowd to work off.
+The more of those who came lately had to be refused, the shorter is what may wait, and the fewer are
+the few: where more come than can be served a longer queue serves nobody more, only later.
 
 Ranking goes first, so an event waits for all that waits: with ranking there is, events are refused
 first. Nobody looks at their queue, and it may be longer.
@@ -26,8 +25,12 @@ from service.timings import Timings
 CROWD_S = 0.05
 #: Who waits no longer than this found nobody before them.
 EMPTY_S = 0.001
-#: A house is full until nobody was refused for so long, and what is left of the few and the queue.
-FULL_S, FULL_FEW, FULL_QUEUE = 0.1, 0.5, 0.25
+#: Refusals are counted among so many callers, and forgotten when there was none for so long.
+LATELY, CALM_S = 100, 0.25
+#: No crowd is let in while a larger share of callers than this is refused.
+SELDOM = 0.015
+#: How much shorter the queue is per share refused, and what is always left of it and of the few.
+STRICTNESS, LEAST_QUEUE, LEAST_FEW = 3.0, 0.25, 0.5
 
 
 class Admission:
@@ -54,32 +57,40 @@ class Admission:
         self._crowd_s = crowd_s
         self._clock = clock
         self._long_since: float | None = None
-        self._full_until = 0.0
+        self._refused_share = 0.0
+        self._refused_at = 0.0
 
     def __repr__(self) -> str:
-        is_full = self._clock() < self._full_until
-        state = "full" if is_full else "long" if self._long_since is not None else "short"
+        state = "short" if self._long_since is None else "long"
         wait_ms = self._batcher.wait_s(self._lane) * 1e3
-        return f"<Admission to a {state} {self._lane.name} queue, {wait_ms:.0f} ms>"
+        refused = f"{self._refused_share:.0%} refused lately"
+        return f"<Admission to a {state} {self._lane.name} queue, {wait_ms:.0f} ms, {refused}>"
 
     def check(self, timings: Timings, company: int) -> None:
         """Raises `Overloaded` or `DeadlineExceeded`, at once; `company` is how many there are."""
         now = self._clock()
-        is_full = now < self._full_until
-        if company <= (max(1, self._few * FULL_FEW) if is_full else self._few):
-            if company == 1:
-                self._long_since = None
-            return
+        if now - self._refused_at > CALM_S:
+            self._refused_share = 0.0
         ready_at = now + self._batcher.wait_s(self._lane)
-        wait_s = ready_at - timings.began
-        is_long = self._is_too_long(wait_s, now)
-        if is_long or (is_full and wait_s > self._queue_s * FULL_QUEUE):
-            self._full_until = now + FULL_S
+        is_refused = self._has_no_room(company, ready_at - timings.began, now)
+        self._refused_share += (is_refused - self._refused_share) / LATELY
+        if is_refused:
+            self._refused_at = now
             raise Overloaded
-        if ready_at > timings.deadline:
+        if company > self._few and ready_at > timings.deadline:
             if now > timings.deadline:
                 raise DeadlineExceeded
             raise Overloaded("What waits already would take until after the deadline")
+
+    def _has_no_room(self, company: int, wait_s: float, now: float) -> bool:
+        room = 1.0 - STRICTNESS * self._refused_share
+        if company <= max(1.0, self._few * max(LEAST_FEW, room)):
+            if company == 1:
+                self._long_since = None
+            return False
+        if self._refused_share > SELDOM:
+            return wait_s > self._queue_s * max(LEAST_QUEUE, room)
+        return self._is_too_long(wait_s, now)
 
     def _is_too_long(self, wait_s: float, now: float) -> bool:
         if wait_s <= self._queue_s:

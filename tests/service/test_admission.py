@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.admission import CROWD_S, FULL_S, Admission
+from service.admission import CALM_S, CROWD_S, Admission
 from service.errors import DeadlineExceeded, Overloaded
 from service.job import Lane
 from service.pace import COST_PER_MS, Pace
@@ -87,12 +87,12 @@ def test_a_standing_queue_is_short(
     queue.before = 0.1
     clock.now += CROWD_S
     assert is_refused()
-    clock.now += FULL_S
+    clock.now += 1.1 * CALM_S
     queue.before, queue.is_busy = 0.0, True
     assert not is_refused()
     queue.before = 0.1
     assert is_refused()
-    clock.now += FULL_S
+    clock.now += 1.1 * CALM_S
     queue.before, queue.is_busy = 0.0, False
     assert not is_refused()
     queue.before = 0.1
@@ -108,25 +108,35 @@ def test_a_crowd_may_come_at_once(queue: Waits, is_refused: Callable[..., bool])
     assert is_refused()
 
 
-def test_a_full_house_keeps_its_queue_shorter(
+def test_the_more_are_refused_the_shorter_is_the_queue(
     queue: Waits, clock: Clock, is_refused: Callable[..., bool]
 ) -> None:
-    """After a refusal half of the few and a quarter of the queue, until there was none for long."""
+    """Half of the few and a quarter of the queue in a flood, all of it after a moment of calm."""
     queue.before, queue.is_busy = 0.015, True
     assert not is_refused()
     queue.before = 0.3
     assert is_refused()
-    clock.now += 0.9 * FULL_S
     queue.before = 0.015
-    assert is_refused()
-    clock.now += 0.9 * FULL_S
+    assert not is_refused()  # one is no flood
+    queue.before = 0.3
+    assert [is_refused() for _ in range(50)] == [True] * 50
+    queue.before = 0.015
     assert is_refused(company=5)
     assert not is_refused(company=4)
     queue.before = 0.004
     assert not is_refused()
     queue.before = 0.015
-    clock.now += FULL_S
+    clock.now += 1.1 * CALM_S
     assert not is_refused()
+
+
+def test_no_crowd_follows_a_flood(queue: Waits, is_refused: Callable[..., bool]) -> None:
+    """Where more than a few were refused lately, a long queue takes nobody, not for a moment."""
+    queue.before = 0.3
+    assert is_refused()
+    assert is_refused()
+    queue.before = 0.1
+    assert is_refused()
 
 
 def test_waiting_for_the_loop_counts(clock: Clock, is_refused: Callable[..., bool]) -> None:
