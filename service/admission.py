@@ -1,8 +1,8 @@
 """Who may come in when many do. Asked before a body is read: refusing must cost next to nothing.
 
-A queue that stands helps nobody: what it holds is only late. But a crowd that came to an empty
-house, or while it was held up for a moment, is worked off soon. So a queue may be long for a
-moment, and must be short from then on until it has been empty: controlled delay, as in networks.
+A queue that stands helps nobody: what it holds is only late. But a crowd that came at once, or while
+the house was held up for a moment, is worked off soon. So a queue may be long if it was short a
+moment ago, and must be short from then on: controlled delay, as in networks.
 A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
 The more of those who came lately had to be refused, the shorter is what may wait, and the fewer are
 the few: where more come than can be served a longer queue serves nobody more, only later.
@@ -21,15 +21,14 @@ from service.errors import DeadlineExceeded, Overloaded
 from service.job import Lane
 from service.timings import Timings
 
-#: How long a long queue is taken for a crowd.
-CROWD_S = 0.05
-#: Who waits no longer than this found nobody before them.
-EMPTY_S = 0.001
+#: A crowd comes within so long after somebody found a short queue.
+CROWD_S = 0.02
 #: Refusals are counted among so many callers, and forgotten when there was none for so long.
 LATELY, CALM_S = 100, 0.25
-#: No crowd is let in while a larger share of callers than this is refused.
+#: No crowd is let in where a larger share of callers than this was refused.
 SELDOM = 0.015
-#: How much shorter the queue is per share refused, and what is always left of it and of the few.
+#: How much shorter the queue is per share refused, and what is always left of it and of the few;
+#: a queue that may be no more than that is short.
 STRICTNESS, LEAST_QUEUE, LEAST_FEW = 3.0, 0.25, 0.5
 
 
@@ -56,15 +55,14 @@ class Admission:
         self._queue_s = queue_s
         self._crowd_s = crowd_s
         self._clock = clock
-        self._long_since: float | None = None
+        self._short_at = 0.0
         self._refused_share = 0.0
         self._refused_at = 0.0
 
     def __repr__(self) -> str:
-        state = "short" if self._long_since is None else "long"
         wait_ms = self._batcher.wait_s(self._lane) * 1e3
         refused = f"{self._refused_share:.0%} refused lately"
-        return f"<Admission to a {state} {self._lane.name} queue, {wait_ms:.0f} ms, {refused}>"
+        return f"<Admission to the {self._lane.name} queue, {wait_ms:.0f} ms, {refused}>"
 
     def check(self, timings: Timings, company: int) -> None:
         """Raises `Overloaded` or `DeadlineExceeded`, at once; `company` is how many there are."""
@@ -84,20 +82,10 @@ class Admission:
 
     def _has_no_room(self, company: int, wait_s: float, now: float) -> bool:
         room = 1.0 - STRICTNESS * self._refused_share
+        if company == 1 or wait_s <= self._queue_s * LEAST_QUEUE:
+            self._short_at = now
         if company <= max(1.0, self._few * max(LEAST_FEW, room)):
-            if company == 1:
-                self._long_since = None
             return False
-        if self._refused_share > SELDOM:
-            return wait_s > self._queue_s * max(LEAST_QUEUE, room)
-        return self._is_too_long(wait_s, now)
-
-    def _is_too_long(self, wait_s: float, now: float) -> bool:
-        if wait_s <= self._queue_s:
-            # A run may take along all that waits; only an idle engine has caught up.
-            if wait_s <= EMPTY_S and not self._batcher.is_busy:
-                self._long_since = None
-            return False
-        if self._long_since is None:
-            self._long_since = now
-        return wait_s > self._crowd_s or now - self._long_since > CROWD_S
+        if self._refused_share <= SELDOM and now - self._short_at <= CROWD_S:
+            return wait_s > self._crowd_s
+        return wait_s > self._queue_s * max(LEAST_QUEUE, room)

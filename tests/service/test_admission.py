@@ -76,24 +76,19 @@ def is_refused(admission: Admission, clock: Clock) -> Callable[..., bool]:
 def test_a_standing_queue_is_short(
     queue: Waits, clock: Clock, is_refused: Callable[..., bool]
 ) -> None:
-    """A queue that stays long lets nobody in until it is short; once empty it may grow again."""
+    """Long for a moment after it was short; from then on nobody comes until it is shorter."""
+    queue.before = 0.004
     assert not is_refused()
     queue.before = 0.1
-    assert not is_refused()
-    clock.now += CROWD_S / 2
+    clock.now += 0.9 * CROWD_S
     assert not is_refused()
     queue.before = 0.015
-    assert not is_refused()
-    queue.before = 0.1
-    clock.now += CROWD_S
-    assert is_refused()
-    clock.now += 1.1 * CALM_S
-    queue.before, queue.is_busy = 0.0, True
+    clock.now += 0.2 * CROWD_S
     assert not is_refused()
     queue.before = 0.1
     assert is_refused()
+    queue.before = 0.004
     clock.now += 1.1 * CALM_S
-    queue.before, queue.is_busy = 0.0, False
     assert not is_refused()
     queue.before = 0.1
     assert not is_refused()
@@ -101,6 +96,7 @@ def test_a_standing_queue_is_short(
 
 def test_a_crowd_may_come_at_once(queue: Waits, is_refused: Callable[..., bool]) -> None:
     """A queue that is long for a moment lets more in, but not any number."""
+    assert not is_refused()
     queue.before = 0.1
     assert not is_refused()
     queue.before = 0.3
@@ -132,8 +128,12 @@ def test_the_more_are_refused_the_shorter_is_the_queue(
 
 def test_no_crowd_follows_a_flood(queue: Waits, is_refused: Callable[..., bool]) -> None:
     """Where more than a few were refused lately, a long queue takes nobody, not for a moment."""
+    assert not is_refused()
     queue.before = 0.3
     assert is_refused()
+    queue.before = 0.1
+    assert not is_refused()
+    queue.before = 0.3
     assert is_refused()
     queue.before = 0.1
     assert is_refused()
@@ -141,6 +141,7 @@ def test_no_crowd_follows_a_flood(queue: Waits, is_refused: Callable[..., bool])
 
 def test_waiting_for_the_loop_counts(clock: Clock, is_refused: Callable[..., bool]) -> None:
     """What came in long before its turn has queued; being held up once is no reason to refuse."""
+    assert not is_refused()
     assert not is_refused(waited_s=0.1)
     clock.now += 2 * CROWD_S
     assert is_refused(waited_s=0.1)
@@ -173,6 +174,7 @@ def test_the_pace_follows_the_engine() -> None:
 def test_events_give_way(queue: Waits, clock: Clock, is_refused: Callable[..., bool]) -> None:
     """What waits for ranking and for events before them counts for events, and only for them."""
     events = Admission(queue, few=8, lane=Lane.EVENT, clock=clock)  # type: ignore[arg-type]
+    assert not is_refused()
     queue.before_events = 0.3
     assert not is_refused()
     for queue.before, queue.before_events in ((0.0, 0.3), (0.3, 0.0)):
