@@ -1,8 +1,8 @@
 """Who may come in when many do. Asked before a body is read: refusing must cost next to nothing.
 
-A queue that stands helps nobody: what it holds is only late. But a crowd that came at once, or while
-the house was held up for a moment, is worked off soon. So a queue may be long if it was short a
-moment ago, and must be short from then on: controlled delay, as in networks.
+A queue that stands helps nobody: what it holds is only late. But a crowd that came at once, or
+while the house was held up for a moment, is worked off soon. So a queue may be long if it was short
+a moment ago, and must be short from then on: controlled delay, as in networks.
 A few are always let in, however slow the model: they wait a few runs, and the engine stays busy.
 The more of those who came lately had to be refused, the shorter is what may wait, and the fewer are
 the few: where more come than can be served a longer queue serves nobody more, only later.
