@@ -22,7 +22,7 @@ from service.job import Lane
 from service.timings import Timings
 
 #: A crowd comes within so long after somebody found a short queue.
-CROWD_S = 0.02
+CROWD_S = 0.05
 #: Refusals are counted among so many callers, and forgotten when there was none for so long.
 LATELY, CALM_S = 100, 0.25
 #: No crowd is let in where a larger share of callers than this was refused.

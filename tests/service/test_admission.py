@@ -171,6 +171,18 @@ def test_the_pace_follows_the_engine() -> None:
     assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.003, rel=0.05)
 
 
+def test_a_machine_that_stands_still_is_not_slow() -> None:
+    """One run that takes a hundred times as long changes nothing; two in ten are the pace."""
+    pace = Pace()
+    for _ in range(20):
+        pace.saw(COST_PER_MS, 0.002)
+    pace.saw(COST_PER_MS, 0.2)
+    assert pace.seconds_for(COST_PER_MS) == pytest.approx(0.002)
+    pace.saw(COST_PER_MS, 0.2)
+    assert pace.seconds_for(COST_PER_MS) > 0.02
+    assert "pairs/ms" in repr(pace)
+
+
 def test_events_give_way(queue: Waits, clock: Clock, is_refused: Callable[..., bool]) -> None:
     """What waits for ranking and for events before them counts for events, and only for them."""
     events = Admission(queue, few=8, lane=Lane.EVENT, clock=clock)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def test_whatever_is_asked_for_all_that_can_be_served_is(load: float) -> None:
     """No work is lost to refusing, and those let in wait no longer than at capacity."""
     at_capacity, flood = day(0.7), day(load)
     assert flood.served > 0.93
-    assert flood.p99_s < 1.5 * at_capacity.p99_s
+    assert flood.p99_s < 1.7 * at_capacity.p99_s
 
 
 @pytest.mark.parametrize("load", [0.1, 0.4, 0.7])
