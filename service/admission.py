@@ -84,7 +84,7 @@ class Admission:
         room = 1.0 - STRICTNESS * self._refused_share
         if company == 1 or wait_s <= self._queue_s * LEAST_QUEUE:
             self._short_at = now
-        if company <= max(1.0, self._few * max(LEAST_FEW, room)):
+        if company <= self._few * max(LEAST_FEW, room):
             return False
         if self._refused_share <= SELDOM and now - self._short_at <= CROWD_S:
             return wait_s > self._crowd_s
