@@ -26,7 +26,9 @@ class Pace:
         return f"<Pace {1e-3 / self._seconds_per_cost:,.0f} pairs/ms>"
 
     def saw(self, cost: int, seconds: float) -> None:
-        """Takes a finished run into account; `cost` is at least 1."""
+        """Takes a finished run into account; one that cost nothing says nothing."""
+        if cost < 1:
+            return
         self._runs.append((cost, seconds))
         costs = sum(cost for cost, _ in self._runs)
         whole_s = sum(seconds for _, seconds in self._runs)

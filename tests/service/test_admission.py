@@ -29,7 +29,6 @@ class Waits:
 
     before = 0.0
     before_events = 0.0
-    is_busy = False
 
     def wait_s(self, lane: Lane) -> float:
         return self.before + (self.before_events if lane is Lane.EVENT else 0.0)
@@ -108,7 +107,7 @@ def test_the_more_are_refused_the_shorter_is_the_queue(
     queue: Waits, clock: Clock, is_refused: Callable[..., bool]
 ) -> None:
     """Half of the few and a quarter of the queue in a flood, all of it after a moment of calm."""
-    queue.before, queue.is_busy = 0.015, True
+    queue.before = 0.015
     assert not is_refused()
     queue.before = 0.3
     assert is_refused()
@@ -181,6 +180,15 @@ def test_a_machine_that_stands_still_is_not_slow() -> None:
     pace.saw(COST_PER_MS, 0.2)
     assert pace.seconds_for(COST_PER_MS) > 0.02
     assert "pairs/ms" in repr(pace)
+
+
+def test_a_run_that_cost_nothing_is_no_pace() -> None:
+    pace = Pace()
+    pace.saw(COST_PER_MS, 0.002)
+    before = pace.seconds_for(COST_PER_MS)
+    for _ in range(20):
+        pace.saw(0, 0.1)
+    assert pace.seconds_for(COST_PER_MS) == before
 
 
 def test_events_give_way(queue: Waits, clock: Clock, is_refused: Callable[..., bool]) -> None:
