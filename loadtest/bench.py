@@ -141,12 +141,15 @@ async def _turns(plan: Plan, shape: Shape, number: int) -> None:
     service, deck, seconds = shape.service, shape.deck, plan.turn_s
     state = "hit" if shape.bare.records else "cold"
     await shape.inside.turn(deck, shape.bare, seconds)
+    await service.wake(1, deck.known())
     before = service.cpu()
     shape.one.add(await service.closed(seconds, 1, deck.known(), state))
     shape.cpu.add(service.cpu(), before)
+    await service.wake(SATURATED, deck.known())
     shape.saturated.add(await service.closed(seconds, SATURATED, deck.known(), state))
     shape.inline.add(await service.closed(seconds, 1, deck.inline(), "inline"))
     schedule = schedule_of(plan.load * shape.saturated.rps, seconds, seed=number)
+    await service.wake(SATURATED, deck.known())
     shape.open.add(await service.open(schedule, deck.known(), state))
     shape.open_s += seconds
     for mix in shape.mixes:

@@ -72,9 +72,11 @@ async def crews(plan: Plan, workers: int, tick: Tick) -> dict[str, Any]:
 
 async def _round(plan: Plan, teams: list[Crew], deck: Deck, number: int) -> None:
     one = Loop()
+    await teams[0].service.wake(SATURATED, deck.known())
     one.add(await teams[0].service.closed(plan.turn_s, SATURATED, deck.known(), "hit"))
     schedule = schedule_of(plan.load * one.rps, plan.turn_s, seed=number)
     for team in teams if number % 2 else teams[::-1]:
+        await team.service.wake(SATURATED, deck.known())
         before = team.service.cpu()
         team.loop.add(await team.service.open(schedule, deck.known(), "hit"))
         team.cpu.add(team.service.cpu(), before)

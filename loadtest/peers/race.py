@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from loadtest import driver
 from loadtest.client import Client
-from loadtest.contestants import service_on
+from loadtest.contestants import service_on, wake
 from loadtest.deck import Deck, items_of
 from loadtest.peers.packing import history_ports, key_of, packed
 from loadtest.peers.peer import PEERS, Peer
@@ -50,11 +50,13 @@ class Racer:
 
     async def closed(self, loop: Loop, connections: int, seconds: float) -> None:
         """A turn of a closed loop."""
+        await wake(self.client, connections, self.requests)
         run = driver.closed_loop(self.client, connections, seconds, self.requests, _nothing)
         loop.add(self._checked(await run))
 
     async def arrive(self, rate: float, seconds: float, seed: int) -> None:
         """A turn of an open loop."""
+        await wake(self.client, SATURATED, self.requests)
         schedule = schedule_of(rate, seconds, seed)
         run = driver.open_loop(self.client, schedule, self.requests, _nothing)
         self.open.add(self._checked(await run))
