@@ -166,7 +166,7 @@ def encode_rows(
         len(rows),
         _ROWS.pack(epoch, written_at_s, expires_at_s, *sizes),
         hashes.tobytes(),
-        rows.tobytes(),
+        np.ascontiguousarray(rows).view(np.uint8).data,
         fingerprint,
         row_type,
         owner,
@@ -274,11 +274,12 @@ def decode_version(place: bytes, value: bytes) -> int:
     return int(text)
 
 
-def _sealed(magic: bytes, count: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
+def _sealed(magic: bytes, count: int, *parts: bytes | memoryview) -> bytes:
     start = _START.pack(magic, FORMAT, 0, count, 0)[:8]
-    seal = xxhash.xxh3_64_intdigest(body, int.from_bytes(start, "little"))
-    return start + seal.to_bytes(8, "little") + body
+    seal = xxhash.xxh3_64(seed=int.from_bytes(start, "little"))
+    for part in parts:
+        seal.update(part)
+    return b"".join((start, seal.intdigest().to_bytes(8, "little"), *parts))
 
 
 def _unsealed(magic: bytes, least: int, value: bytes) -> int:

@@ -321,7 +321,7 @@ class Spec:
         """Events a store must keep per user so that every record can be rebuilt exactly."""
         return self.receptive_field + (self.window if self.kind.is_cached else 0)
 
-    @property
+    @cached_property
     def row(self) -> np.dtype[np.void]:
         """One record as the cache holds it, a structured dtype; its fields are graph inputs."""
         if not self.cached_depths:
@@ -333,7 +333,7 @@ class Spec:
         code = {"float32": "<f4", "float16": "<f2"}[self.cache_dtype]
         return np.dtype([("records", code, vectors)])
 
-    @property
+    @cached_property
     def summary_row(self) -> np.dtype[np.void]:
         """A summary as the cache holds it: what the rank graph reads, and what more events need."""
         if not self.summary:
