@@ -192,6 +192,7 @@ def _workers(report: Report) -> Section:
             Column("store", "store", ""),
             Column("candidates", "candidates", ",d"),
             Column("workers", "workers", ",d"),
+            Column("bare_cpu_ms", "bare runs in as many processes", ",.3f"),
             Column("service_cpu_ms", "service", ",.3f"),
             Column("generator_cpu_ms", "generator", ",.3f"),
             Column("store_cpu_ms", "store", ",.3f"),

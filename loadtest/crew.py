@@ -1,14 +1,23 @@
-"""What a second worker costs: CPU seconds of a request, with one worker and with two, in turns."""
+"""What a second worker costs: CPU seconds of a request, with one worker and with two, in turns.
+
+Beside each the bare graph in as many processes, so many runs a second together: processes that
+share a processor's caches take more of its time by that alone.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.contestants import Cpu, Service, service_on
+import numpy as np
+
+from loadtest.contestants import Cpu, Service, bare_graph, service_on
 from loadtest.deck import Deck, items_of
 from loadtest.plan import SATURATED, Plan, Tick, places_of, schedule_of, with_bundle
+from loadtest.processes import Helper
 from loadtest.shape import Loop
 
 WARM_S = 0.5  # each worker has to meet every user
@@ -20,8 +29,22 @@ class Crew:
 
     workers: int
     service: Service
+    bare: Sequence[Helper]
     loop: Loop = field(default_factory=Loop)
     cpu: Cpu = field(default_factory=Cpu)
+    run_s: float = 0.0  # of the last run of a bare graph
+    bare_cpu_s: list[float] = field(default_factory=list)
+
+    async def run_bare(self, asked: dict[str, int], rate: float, seconds: float) -> None:
+        """A turn of the bare graph: `rate` runs a second of all processes, with rests between."""
+        rest_s = max(0.0, len(self.bare) / rate - self.run_s)
+        answers = await asyncio.gather(
+            *(helper.ask(**asked, seconds=seconds, rest_s=rest_s) for helper in self.bare)
+        )
+        self.run_s = float(np.median([took for answer in answers for took in answer["took_s"]]))
+        # One run more than is told: the first does not count as one, but takes its time.
+        runs = sum(len(answer["took_s"]) + 1 for answer in answers)
+        self.bare_cpu_s.append(sum(answer["cpu_s"] for answer in answers) / runs)
 
     def report(self, candidates: int) -> dict[str, Any]:
         """CPU milliseconds of a request, whoever spent them."""
@@ -33,6 +56,7 @@ class Crew:
             "requests": asked,
             "p50_ms": round(self.loop.ms(50), 4),
             "p99_ms": round(self.loop.ms(99), 4),
+            "bare_cpu_ms": round(float(np.median(self.bare_cpu_s)) * 1e3, 4),
             "service_cpu_ms": round(self.cpu.service / asked * 1e3, 4),
             "generator_cpu_ms": round(self.cpu.generator / asked * 1e3, 4),
             "store_cpu_ms": round(self.cpu.store / asked * 1e3, 4),
@@ -49,6 +73,7 @@ async def crews(plan: Plan, workers: int, tick: Tick) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         plan = await with_bundle(plan, stack)
         items, records = items_of(plan.bundle), plan.records[0]
+        bare = [await stack.enter_async_context(bare_graph(plan.bundle)) for _ in range(workers)]
         for place in await places_of(plan, stack):
             services = {
                 number: await stack.enter_async_context(
@@ -58,7 +83,7 @@ async def crews(plan: Plan, workers: int, tick: Tick) -> dict[str, Any]:
             }
             for candidates in plan.candidates:
                 deck = Deck(items, candidates, records)
-                teams = [Crew(number, service) for number, service in services.items()]
+                teams = [Crew(n, service, bare[:n]) for n, service in services.items()]
                 for team in teams:
                     await team.service.fill(deck, records)
                     await team.service.closed(WARM_S, SATURATED, deck.known(), "hit", "partial")
@@ -80,3 +105,5 @@ async def _round(plan: Plan, teams: list[Crew], deck: Deck, number: int) -> None
         before = team.service.cpu()
         team.loop.add(await team.service.open(schedule, deck.known(), "hit"))
         team.cpu.add(team.service.cpu(), before)
+        asked = {"candidates": deck.candidates, "records": plan.records[0]}
+        await team.run_bare(asked, plan.load * one.rps, plan.turn_s)

@@ -27,6 +27,7 @@ class Deck:
     def __init__(self, items: Sequence[Item], candidates: int, records: int) -> None:
         random = np.random.default_rng(0)
         repeats = candidates > len(items)
+        self.candidates = candidates
         self.known_users = users(f"known-{records}")
         self.fresh_users = users(f"fresh-{records}-{candidates}")
         self.spent = list(self.fresh_users)
