@@ -81,7 +81,7 @@ def memories(
     fed = Fed.of(w, g, items, past.feedback)
     timed = g.add("Mul", g.add("Reshape", bucket, g.ints(-1)), g.constant(3, "int32"))
     states = (g.add("Add", timed, fed.states[0]), *fed.states[1:])
-    keys = g.add("MatMul", known, g.floats(w.widened(w.key)))
+    keys = g.add("MatMul", known, g.floats(w.wide_keys(w.key)))
     keys = moved(g, keys, w.timed_key_states(), states)
     for table, row in more_keys:
         keys = moved(g, keys, [table], [row])

@@ -58,9 +58,8 @@ class Targets:
 
     def asked(self, depth: int) -> str:
         """The layer's wide queries, (batch, C, wide)."""
-        g = self.g
-        queries = g.add("Gemm", self.outputs, *map(g.floats, self.w.wide_query(depth)))
-        return g.add("Reshape", queries, self.rows)
+        queries = self.w.wide_queries(self.g, depth, self.outputs)
+        return self.g.add("Reshape", queries, self.rows)
 
     def take(self, depth: int, found: str) -> None:
         """Goes on with what the layer found, (batch C, width)."""

@@ -22,7 +22,9 @@ class GraphWeights:
     """The weights, those of the history side for all layers together, and the sizes.
 
     Keys and queries come `wide` where the graph adds a bias to every score: one more column per
-    head, in which every query holds a 1 and every key its bias.
+    head, in which every query holds a 1 and every key its bias. A single head's queries are no
+    more than that: their weights are in its wide keys already, since (x W + b) k = x (W k) + b k.
+    Of several heads each would need keys as wide as all of them.
     """
 
     def __init__(self, model: Reader) -> None:
@@ -72,10 +74,24 @@ class GraphWeights:
         scale = 1 / math.sqrt(self.head)
         return as_array(layer.query.weight).T * scale, as_array(layer.query.bias) * scale
 
-    def wide_query(self, depth: int) -> tuple[Array, Array]:
-        """`query` for wide queries: (width, wide) and (wide,)."""
-        weight, bias = self.query(depth)
-        return self.widened(weight), self.widened(bias, 1.0)
+    def wide_queries(self, g: GraphBuilder, depth: int, outputs: str) -> str:
+        """What targets ask by, as nodes: outputs of the layer below (N, width) to (N, wide)."""
+        if self.heads > 1:
+            weight, bias = self.query(depth)
+            weights = g.floats(self.widened(weight)), g.floats(self.widened(bias, 1.0))
+            return g.add("Gemm", outputs, *weights)
+        rows = g.add("Concat", g.add("Shape", outputs, end=1), g.ints(1), axis=0)
+        return g.add("Concat", outputs, g.add("Expand", g.floats(1.0), rows), axis=1)
+
+    def wide_keys(self, keys: Array, bias: Array | float = 0.0) -> Array:
+        """Keys of all layers, or their weights, for `wide_queries`: (depth, …, width) to wide."""
+        if self.heads > 1:
+            return self.widened(keys, bias)
+        weights, biases = zip(*map(self.query, range(len(keys))), strict=True)
+        asked = np.einsum("l...k,lqk->l...q", keys, np.array(weights), dtype=np.float64)
+        moved = np.einsum("l...k,lk->l...", keys, np.array(biases), dtype=np.float64)
+        moved = moved[..., None] + np.broadcast_to(bias, (*moved.shape, 1, 1))[..., 0]
+        return np.concatenate([asked, moved], axis=-1).astype(np.float32)
 
     def gaps(self, depth: int) -> Array:
         """Bias by bucket and head: (buckets, heads); bucket 0, the future, is masked."""
@@ -87,7 +103,7 @@ class GraphWeights:
     def wide_key_states(self) -> list[Array]:
         """Per task what feedback adds to wide keys: (depth, 3, wide) each."""
         biases = self.state_biases[None, :, :, None, None]
-        return list(np.moveaxis(self.widened(self.key_states, biases), 1, 0))
+        return list(np.moveaxis(self.wide_keys(self.key_states, biases), 1, 0))
 
     def timed_key_states(self) -> list[Array]:
         """Per task what feedback adds to wide keys; the first task's with the gap's bias.
@@ -106,11 +122,11 @@ class GraphWeights:
         (depth, rows, wide) and (depth, rows, width).
         """
         nothing = np.zeros((self.spec.layers, rows - 1, self.width), np.float32)
-        keys = [self.widened(nothing, MASKED), self.widened(self.null_key)]
+        keys = [self.widened(nothing, MASKED), self.wide_keys(self.null_key)]
         return np.concatenate(keys, axis=1), np.concatenate([nothing, self.null_value], axis=1)
 
     def widened(self, keys: Array, bias: Array | float = 0.0) -> Array:
-        """Keys (…, width) with their bias, (…, heads, 1) or one for all: (…, wide)."""
+        """Columns by head (…, width), with a bias (…, heads, 1) or one for all: (…, wide)."""
         by_head = keys.reshape(*keys.shape[:-1], self.heads, self.head)
         column = np.broadcast_to(np.float32(bias), (*by_head.shape[:-1], 1))
         wide = np.concatenate([by_head, column], axis=-1)

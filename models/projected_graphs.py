@@ -26,7 +26,7 @@ def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
     items = g.add("Reshape", past.items, g.ints(-1))
     known = known_of(w, g, items, past.records)
     fed = Fed.of(w, g, items, past.feedback)
-    keys = g.add("MatMul", known, g.floats(w.widened(w.key)))
+    keys = g.add("MatMul", known, g.floats(w.wide_keys(w.key)))
     keys = moved(g, keys, w.wide_key_states(), fed.states)
     values = fed.values(w, g, slice(0, w.spec.layers), known)
 

@@ -120,7 +120,7 @@ def _user(w: GraphWeights, g: GraphBuilder, layers: Any, timestamp: str) -> str:
         stream, user = g.add("Add", stream, first), g.add("Add", user, own)
     outputs = normalised(w, g, stream)
     for depth, (keys, values) in enumerate(layers):
-        queries = g.add("Gemm", outputs, *map(g.floats, w.wide_query(depth)))
+        queries = w.wide_queries(g, depth, outputs)
         found = g.add(
             "Attention",
             g.add("Reshape", queries, rows),

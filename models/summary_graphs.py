@@ -201,7 +201,7 @@ def _tokens(w: GraphWeights, g: GraphBuilder) -> Sequence[tuple[str, str]]:
     known = g.add("Reshape", tokens, g.ints(1, -1, w.width))
     key = np.array([as_array(layer.token_key.weight).T for layer in layers])
     value = np.array([as_array(layer.token_value.weight).T for layer in layers])
-    keys = g.add("MatMul", known, g.floats(w.widened(key)))
+    keys = g.add("MatMul", known, g.floats(w.wide_keys(key)))
     values = g.add("MatMul", known, g.floats(value))
     bias = np.array([as_array(layer.coverage) for layer in layers])  # (depth, buckets, heads)
     bias = np.concatenate([np.full_like(bias[:, :2], MASKED), bias[:, 2:]], axis=1)

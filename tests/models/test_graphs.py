@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cache
 from typing import Any
 
@@ -225,9 +226,19 @@ def test_the_axes_of_the_rank_graph() -> None:
     assert told == real - {""} == {"batch", "candidates", "records"}
 
 
-def test_the_explain_graph_shows_what_attention_does() -> None:
+def test_one_heads_queries_are_made_by_no_product() -> None:
+    """Its wide keys hold their weights, in every layer."""
+    several, one = (
+        [node.op_type for node in build_graphs(model_of(spec))["rank"][0].graph.node]
+        for spec in (Spec(depth=3, window=5, width=8, heads=heads) for heads in (2, 1))
+    )
+    assert one.count("Gemm") == several.count("Gemm") - 3
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_explain_graph_shows_what_attention_does(heads: int) -> None:
     """One layer's weights by hand: softmax of query by key plus the gap's bias, mean of heads."""
-    spec = Spec(depth=1, window=5, width=8, heads=2)
+    spec = Spec(depth=1, window=5, width=8, heads=heads)
     model = model_of(spec)
     random = np.random.default_rng(0)
     feed = {
@@ -246,8 +257,11 @@ def test_the_explain_graph_shows_what_attention_does() -> None:
         keys, _ = layer.project(known, model._prior(tensors["items"]), tensors["feedback"])
         queries = layer.query(normalised(model.embedding(tensors["candidates"])))
         all_keys = torch.cat([layer.null_key.expand(1, 1, 8), keys], dim=1)
-        q, k = (x.reshape(1, -1, 2, 4).transpose(1, 2) for x in (queries, all_keys))
-        weights = torch.softmax(q @ k.transpose(2, 3) / 2 + bias, dim=-1).mean(dim=1).numpy()
+        q, k = (
+            x.reshape(1, -1, heads, 8 // heads).transpose(1, 2) for x in (queries, all_keys)
+        )
+        scores = q @ k.transpose(2, 3) / math.sqrt(8 // heads) + bias
+        weights = torch.softmax(scores, dim=-1).mean(dim=1).numpy()
     np.testing.assert_allclose(spread[:, 0], weights[..., 1:], atol=1e-5)
     np.testing.assert_allclose(nothing[:, 0], weights[..., 0], atol=1e-5)
     assert spread[..., -1].max() == 0
