@@ -257,9 +257,7 @@ def test_the_explain_graph_shows_what_attention_does(heads: int) -> None:
         keys, _ = layer.project(known, model._prior(tensors["items"]), tensors["feedback"])
         queries = layer.query(normalised(model.embedding(tensors["candidates"])))
         all_keys = torch.cat([layer.null_key.expand(1, 1, 8), keys], dim=1)
-        q, k = (
-            x.reshape(1, -1, heads, 8 // heads).transpose(1, 2) for x in (queries, all_keys)
-        )
+        q, k = (x.reshape(1, -1, heads, 8 // heads).transpose(1, 2) for x in (queries, all_keys))
         scores = q @ k.transpose(2, 3) / math.sqrt(8 // heads) + bias
         weights = torch.softmax(scores, dim=-1).mean(dim=1).numpy()
     np.testing.assert_allclose(spread[:, 0], weights[..., 1:], atol=1e-5)
