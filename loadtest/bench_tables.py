@@ -203,13 +203,16 @@ def _workers(report: Report) -> Section:
 
 
 def _backfill(report: Report) -> Section:
-    """Events a second of processor time, and peak memory."""
+    """Events a second, by the clock and of processor time, and peak memory."""
     return Section(
-        f"`marmot backfill`, {report['events_per_user']} events of each user, one thread:",
+        f"`marmot backfill`, {report['events_per_user']} events of each user, one engine thread:",
         (
-            Column("events_per_cpu_s", "events per CPU second", ",.0f"),
-            Column("bare_events_per_cpu_s", "bare encode.onnx", ",.0f"),
+            Column("events_per_s", "events/s", ",.0f"),
+            Column("bare_events_per_s", "bare encode.onnx", ",.0f"),
             Column("share", "share", ".0%"),
+            Column("events_per_cpu_s", "events per CPU s", ",.0f"),
+            Column("bare_events_per_cpu_s", "bare", ",.0f"),
+            Column("cpu_share", "share", ".0%"),
             Column("events", "events", ",d"),
             Column("peak_mib", "peak, MiB", ",.0f"),
             Column("anonymous_peak_mib", "anonymous", ",.0f"),
