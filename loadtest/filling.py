@@ -66,7 +66,7 @@ async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
             found["large"].append(large.greatest_bytes)
             own["small"].append(small.anonymous_bytes)
             own["large"].append(large.anonymous_bytes)
-    rate, bare, cpu_rate, bare_cpu_rate = (float(np.median(found[kind])) for kind in kinds[:4])
+    rate, bare_rate, cpu_rate, bare_cpu_rate = (float(np.median(found[k])) for k in kinds[:4])
     small_mib, large_mib = (max(found[name]) / 2**20 for name in ("small", "large"))
     small_own_mib, large_own_mib = (max(own[name]) / 2**20 for name in ("small", "large"))
     return {
@@ -76,8 +76,8 @@ async def filling(plan: Plan, events: int, tick: Tick) -> dict[str, Any]:
         "events": users * EVENTS,
         "larger_events": users * EVENTS * LARGER,
         "events_per_s": round(rate, 1),
-        "bare_events_per_s": round(bare, 1),
-        "share": round(rate / bare, 4),
+        "bare_events_per_s": round(bare_rate, 1),
+        "share": round(rate / bare_rate, 4),
         "events_per_cpu_s": round(cpu_rate, 1),
         "bare_events_per_cpu_s": round(bare_cpu_rate, 1),
         "cpu_share": round(cpu_rate / bare_cpu_rate, 4),
