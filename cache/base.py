@@ -37,6 +37,9 @@ class Notes(Protocol):
 class Cache(Notes, Protocol):
     """Timelines and rows of many users, in one store."""
 
+    is_elsewhere: bool
+    """Whether an answer takes a round trip, in which others can be served."""
+
     async def fetch(
         self,
         user_id: str,

@@ -41,6 +41,8 @@ USERS_AT_ONCE = 1000
 class LmdbCache:
     """Reads inline, for a microsecond; writes on a thread of its own. Open it after a fork."""
 
+    is_elsewhere = False
+
     def __init__(
         self,
         path: str | Path,

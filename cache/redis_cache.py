@@ -49,6 +49,8 @@ FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an 
 class RedisCache:
     """One pool of connections; scripts make every write one atomic step."""
 
+    is_elsewhere = True
+
     def __init__(
         self,
         url: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -114,13 +115,23 @@ class Ranker:
     async def close(self) -> None:
         """Finishes what nobody waits for."""
         await self._shadow.close()
+        await self.reception.close()
 
     async def _answer(
         self, question: Question, asked: Sequence[int | str], caller: Caller
     ) -> tuple[Memory, Candidates, Array]:
         """What is remembered, what was asked about, and the scores (candidates, tasks)."""
         candidates = question.model.lexicon.look_up(asked)
-        memory = await self.reception.remember(question, candidates.rows)
+        guess = None
+        if not question.model.batcher.is_busy:  # else what waits is worth more than a guess
+            guess = self.reception.guess(question)
+        if guess is not None:
+            if caller.is_alone:  # then a run keeps the loop, at whose turn's end the store is asked
+                await asyncio.sleep(0)
+            scores = await self.score(question, guess.memory, candidates.rows, caller)
+            if await guess.holds():
+                return guess.memory, candidates, scores
+        memory = await self.reception.remember(question, candidates.rows, guess)
         return memory, candidates, await self.score(question, memory, candidates.rows, caller)
 
     async def _score_again(

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from cache.base import Cache
 from service.chores import Chores
+from service.guess import Guess
 from service.job import Array
-from service.memory import Memories, Memory, OnStale
+from service.memories import Memories, OnStale
+from service.memory import Memory
 from service.question import Question
 from service.registry import Model
 from service.schemas import UserRequest
@@ -81,12 +83,27 @@ class Reception:
             max(reads, seen),
         )
 
-    async def remember(self, question: Question, candidates: Array | None = None) -> Memory:
+    def guess(self, question: Question) -> Guess | None:
+        """What was known of the user a moment ago, if it is any use to begin with that.
+
+        Raises `DeadlineExceeded` before anything is begun.
+        """
+        question.check_deadline()
+        return self._memories.guess(question)
+
+    async def remember(
+        self, question: Question, candidates: Array | None = None, guess: Guess | None = None
+    ) -> Memory:
         """What is known of the user; raises `DeadlineExceeded` before anything is begun.
 
-        Models that search find events for `candidates` (C,), rows of theirs.
+        Models that search find events for `candidates` (C,), rows of theirs. A guess that did not
+        hold has asked the store already.
         """
         question.check_deadline()
         if candidates is not None and question.model.spec.finds_first:
             return await self._searcher.remember(question, candidates)
-        return await self._memories.remember(question)
+        return await self._memories.remember(question, guess)
+
+    async def close(self) -> None:
+        """Ends what nobody waits for any more."""
+        await self._memories.close()

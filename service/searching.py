@@ -21,15 +21,8 @@ from service.features import History
 from service.job import Array, Lane
 from service.keeper import keep_rows
 from service.library import Library
-from service.memory import (
-    AWAY,
-    MOST_OVERTAKEN,
-    QUARANTINED,
-    TRIMMED,
-    Memories,
-    Memory,
-    nothing_known,
-)
+from service.memories import MOST_OVERTAKEN, Memories
+from service.memory import AWAY, QUARANTINED, TRIMMED, Memory, nothing_known
 from service.near import Near
 from service.projecting import project
 from service.projections import Projections

@@ -79,7 +79,9 @@ def test_who_comes_again_meets_projections(running: Any) -> None:
     for scores, _ in (again, later):
         assert np.abs(scores - first[0]).max() <= COMPANY
     running.post(events_of("u", 13)[-1])
-    assert asked()[1] == {"rank": 1}
+    after = asked()[1]
+    after.pop("projected", None)  # where a store elsewhere was asked, it was tried meanwhile
+    assert after == {"rank": 1}
 
 
 def test_without_a_near_tier_nothing_is_projected(serve: Any) -> None:
