@@ -186,12 +186,13 @@ def _memory(report: Report) -> Section:
 def _workers(report: Report) -> Section:
     """CPU of a request by number of workers."""
     return Section(
-        f"CPU milliseconds of a request, {report['records']} records, the same arrivals for all, "
-        "in turns:",
+        f"CPU milliseconds of a request, {report['records']} records, in turns; the load is each "
+        "worker's share of what saturates one:",
         (
             Column("store", "store", ""),
             Column("candidates", "candidates", ",d"),
             Column("workers", "workers", ",d"),
+            Column("load_per_worker", "load", ".0%"),
             Column("bare_cpu_ms", "bare runs in as many processes", ",.3f"),
             Column("service_cpu_ms", "service", ",.3f"),
             Column("generator_cpu_ms", "generator", ",.3f"),

@@ -1,7 +1,8 @@
 """What a second worker costs: CPU seconds of a request, with one worker and with two, in turns.
 
 Beside each the bare graph in as many processes, so many runs a second together: processes that
-share a processor's caches take more of its time by that alone.
+share a processor's caches take more of its time by that alone. And one worker that is asked as
+seldom as each of several: who is idle between two requests takes more time for each.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ WARM_S = 0.5  # each worker has to meet every user
 
 @dataclass(slots=True)
 class Crew:
-    """A service with so many workers, and what its requests took."""
+    """A service with so many workers, and what its requests took at so much load.
+
+    All its workers are asked together for a share `load` of what saturates one worker.
+    """
 
     workers: int
+    load: float
     service: Service
     bare: Sequence[Helper]
     loop: Loop = field(default_factory=Loop)
@@ -52,6 +57,7 @@ class Crew:
         return {
             "store": self.service.place.name,
             "workers": self.workers,
+            "load_per_worker": round(self.load / self.workers, 4),
             "candidates": candidates,
             "requests": asked,
             "p50_ms": round(self.loop.ms(50), 4),
@@ -66,7 +72,8 @@ class Crew:
 async def crews(plan: Plan, workers: int, tick: Tick) -> dict[str, Any]:
     """One worker and `workers`, both asked the same at the same moments, in turns.
 
-    Arrivals are Poisson, at the plan's share of what saturates one worker.
+    Arrivals are Poisson, at the plan's share of what saturates one worker; one worker is also
+    asked for the part of that which each of several has to answer.
     """
     rows: list[dict[str, Any]] = []
     done, steps = 0, plan.rounds * len(plan.candidates) * (1 if plan.cache else 2)
@@ -83,10 +90,17 @@ async def crews(plan: Plan, workers: int, tick: Tick) -> dict[str, Any]:
             }
             for candidates in plan.candidates:
                 deck = Deck(items, candidates, records)
-                teams = [Crew(n, service, bare[:n]) for n, service in services.items()]
-                for team in teams:
-                    await team.service.fill(deck, records)
-                    await team.service.closed(WARM_S, SATURATED, deck.known(), "hit", "partial")
+                for service in services.values():
+                    await service.fill(deck, records)
+                    await service.closed(WARM_S, SATURATED, deck.known(), "hit", "partial")
+                teams = [
+                    Crew(number, load, services[number], bare[:number])
+                    for number, load in (
+                        (1, plan.load),
+                        (1, plan.load / workers),
+                        (workers, plan.load),
+                    )
+                ]
                 for number in range(plan.rounds):
                     tick(done, steps)
                     await _round(plan, teams, deck, number)
@@ -99,11 +113,12 @@ async def _round(plan: Plan, teams: list[Crew], deck: Deck, number: int) -> None
     one = Loop()
     await teams[0].service.wake(SATURATED, deck.known())
     one.add(await teams[0].service.closed(plan.turn_s, SATURATED, deck.known(), "hit"))
-    schedule = schedule_of(plan.load * one.rps, plan.turn_s, seed=number)
     for team in teams if number % 2 else teams[::-1]:
         await team.service.wake(SATURATED, deck.known())
+        rate = team.load * one.rps
+        schedule = schedule_of(rate, plan.turn_s, seed=number)
         before = team.service.cpu()
         team.loop.add(await team.service.open(schedule, deck.known(), "hit"))
         team.cpu.add(team.service.cpu(), before)
         asked = {"candidates": deck.candidates, "records": plan.records[0]}
-        await team.run_bare(asked, plan.load * one.rps, plan.turn_s)
+        await team.run_bare(asked, rate, plan.turn_s)

@@ -215,14 +215,15 @@ def test_a_file_keeps_one_report_of_each_kind(
 
 
 def test_what_a_second_worker_costs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many requests for one worker as for two, and the CPU time of each of them."""
+    """As many requests for one worker as for two, or as for each of two, and their CPU time."""
     monkeypatch.chdir(here)
     ended = _bench(*TYPED["--workers"])
     assert ended.exit_code == 0, ended.output
     rows = json.loads(ended.stdout.splitlines()[-1])["workers"]
-    assert [(row["workers"], row["candidates"]) for row in rows] == [(1, 5), (2, 5)]
-    one, two = rows
-    assert one["requests"] == two["requests"] > 0
+    shapes = [(row["workers"], row["load_per_worker"], row["candidates"]) for row in rows]
+    assert shapes == [(1, 0.5, 5), (1, 0.25, 5), (2, 0.25, 5)]
+    one, idle, two = rows
+    assert one["requests"] == two["requests"] >= idle["requests"] > 0
     assert min(one["generator_cpu_ms"], one["bare_cpu_ms"], two["bare_cpu_ms"]) > 0
 
 
