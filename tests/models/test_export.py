@@ -14,6 +14,7 @@ import torch
 from models import export as exporting
 from models.bundle import Bundle, load_bundle
 from models.export import ExportError, export
+from models.naive_bench import measure
 from models.reference import load_model
 from models.spec import Spec
 from tests.bundles import ITEMS, TINY, make_bundle, random_model
@@ -109,3 +110,21 @@ def test_a_graph_that_differs_is_not_written(
     with pytest.raises(ExportError, match=r"differs from PyTorch by .*; no bundle was written"):
         make_bundle(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*:FutureWarning", "ignore:.*:UserWarning"
+)  # the exporter's own
+def test_pytorchs_own_export_gives_the_same_scores(tmp_path: Path) -> None:
+    """What the bench of graphs compares computes one thing, over records and over projections."""
+    whole = load_bundle(make_bundle(tmp_path / "bundle", depth=2, tasks=("like",)))
+    told = measure(whole, candidates=7, records=5, turns=1)
+    assert told["largest_difference"] <= 1e-5
+    assert min(told["naive_ms"], told["rank_ms"], told["projected_ms"]) > 0
+
+
+def test_a_bundle_of_other_records_is_not_compared(tmp_path: Path) -> None:
+    """PyTorch's model reads float32."""
+    whole = load_bundle(make_bundle(tmp_path / "bundle", cache_dtype="int8"))
+    with pytest.raises(ValueError, match="float32 records"):
+        measure(whole, candidates=7, records=5, turns=1)
