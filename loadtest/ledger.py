@@ -18,7 +18,9 @@ from loadtest.processes import BenchError
 from loadtest.tables import Report
 
 KEPT = ("--out", "--note")
-GIT = ("describe", "--always", "--dirty", "--abbrev=8", "--exclude=*")
+COMMIT = ("describe", "--always", "--abbrev=8", "--exclude=*")
+#: Whether anything is changed but the figures, which the run before may have written.
+CHANGED = ("diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs/figures")
 
 
 def signed(report: Report, note: str | None, stolen: float | None = None) -> Report:
@@ -99,5 +101,8 @@ def _commit() -> str | None:
     git, folder = shutil.which("git"), Path(__file__).parent
     if git is None:
         return None
-    found = subprocess.run([git, "-C", folder, *GIT], capture_output=True, text=True, check=False)  # noqa: S603
-    return found.stdout.strip() or None
+    found, changed = (
+        subprocess.run([git, "-C", folder, *words], capture_output=True, text=True, check=False)  # noqa: S603
+        for words in (COMMIT, CHANGED)
+    )
+    return found.stdout.strip() + "-dirty" * (changed.returncode == 1) or None
