@@ -19,7 +19,7 @@ from models.graph_files import GraphFiles
 from models.marm import Marm
 from models.ranking_model import History, RankingModel
 from models.sequences import NEVER_S
-from models.spec import Spec
+from models.spec import PROJECTED_INT8, Spec
 from models.summarised import Summarised
 
 Array = np.ndarray[Any, Any]
@@ -56,6 +56,9 @@ def export(
     graphs = build_graphs(model)
     runs = {name: session(proto) for name, (proto, _) in graphs.items()}
     _prove(model, runs)
+    if not _keeps_int8(model, runs):
+        for graph in PROJECTED_INT8:
+            del graphs[graph], runs[graph]
     tensors = [
         (tensor_name, tensor.shape, tensor.contiguous().numpy().tobytes())
         for tensor_name, tensor in model.state_dict().items()
@@ -255,6 +258,32 @@ def _prove_projected(
     leading = ready["offsets"].shape[1] - times.shape[1]
     ready["timestamps"] = np.pad(times, [(0, 0), (leading, 0)])
     _compare("projected.onnx", _run(runs["projected"], {**asked, **ready})[0], scores, 0.0)
+
+
+def _keeps_int8(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> bool:
+    """Whether graphs in 8 bits are there and stay within the law for int8 on random timelines."""
+    if PROJECTED_INT8[0] not in runs:
+        return True
+    random = np.random.default_rng(0)
+    project, projected = (runs[name] for name in PROJECTED_INT8)
+    names = [port.name for port in project.get_outputs()]
+    for events in (0, 1, *[model.spec.window] * 4):
+        shown = _timeline(model, 1, max(events, 1), random)
+        rows = model.spec.row.names or ()
+        shown |= dict(zip(rows, _run(runs["encode"], shown) if rows else [], strict=True))
+        shown = {name: part[:, :events] for name, part in shown.items()}
+        asked = {
+            "candidates": random.integers(0, model.items, (1, 64)),
+            "timestamp": np.array([10**9]),
+        }
+        ready = dict(zip(names, _run(project, shown), strict=True))
+        leading = ready["offsets"].shape[1] - events
+        ready["timestamps"] = np.pad(shown["timestamps"], [(0, 0), (leading, 0)])
+        (found,) = _run(projected, {**asked, **ready})
+        (scores,) = _run(runs["rank"], {**asked, **shown})
+        if not float(np.abs(found - scores).max()) <= SUMMARY_STEP["int8"]:
+            return False
+    return True
 
 
 def _prove_summary(

@@ -10,6 +10,7 @@ from models import (
     din_graphs,
     found_graphs,
     full_graphs,
+    int8_graphs,
     marm_graphs,
     projected_graphs,
     seek_graphs,
@@ -70,13 +71,22 @@ PROJECTING: Mapping[str, Writer] = {
 }
 
 
+#: And where it has one head: the same in 8 bits.
+INT8: Mapping[str, Writer] = {
+    "project_int8": int8_graphs.project,
+    "projected_int8": int8_graphs.projected,
+}
+
+
 def _more(model: RankingModel) -> Mapping[str, Writer]:
     """Writers of the graphs that not every model of a family has."""
     spec = model.spec
     if spec.search:
         return SEARCHING[spec.search_by]
     can_project = spec.family == "marm" and spec.layers and spec.stage == "rank"
-    return PROJECTING if can_project else {}
+    if not can_project:
+        return {}
+    return {**PROJECTING, **INT8} if spec.heads == 1 else PROJECTING
 
 
 def build_graphs(model: RankingModel) -> dict[str, tuple[onnx.ModelProto, Graph]]:

@@ -77,7 +77,9 @@ class GraphBuilder:
             [_value(port) for port in self._outputs],
             self._initializers,
         )
+        domains = sorted({node.domain for node in self._nodes} - {""})
         opsets = [helper.make_opsetid("", OPSET)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in domains]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="marmot")
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m models.naive_bench --bundle var/bundle
 
 One request on one thread, in turns: the exporter's graph, `rank.onnx`, and `projected.onnx`, which
-users who come again are ranked by. Prints a line of JSON.
+users who come again are ranked by, in float32 and, where it is there, in 8 bits. Prints a line
+of JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from models.bundle import Bundle, load_bundle
 from models.ranking_model import History, RankingModel
 from models.reference import load_model
+from models.spec import PROJECTED, PROJECTED_INT8
 from models.teacher import open_graph
 
 Array = np.ndarray[Any, Any]
@@ -65,21 +67,12 @@ def measure(bundle: Bundle, candidates: int, records: int, turns: int) -> dict[s
     if "projected" not in bundle.graphs or bundle.spec.cache_dtype != "float32":
         raise ValueError("The bundle must be marm's, of one window, with float32 records.")
     asked, history = _request(bundle, candidates, records)
-    opened = {
-        name: open_graph(str(bundle.file(bundle.graphs[name].file)))
-        for name in ("rank", "project", "projected")
-    }
-    project = opened.pop("project")
-    names = [port.name for port in project.get_outputs()]
-    events = {name: part for name, part in history.items() if name != "timestamps"}
-    made: Feed = dict(zip(names, project.run(names, events), strict=True))
-    before = made["offsets"].shape[1] - records  # tokens that stand before history, of any time
-    times = np.pad(history["timestamps"], ((0, 0), (before, 0)))
-    feeds = {
-        "naive": {**asked, **history},
-        "rank": {**asked, **history},
-        "projected": {**asked, "timestamps": times, **made},
-    }
+    feeds = {"naive": {**asked, **history}, "rank": {**asked, **history}}
+    opened = {"rank": open_graph(str(bundle.file(bundle.graphs["rank"].file)))}
+    for before, behind in (PROJECTED, PROJECTED_INT8):
+        if behind in bundle.graphs:
+            feeds[behind] = {**asked, **projected_feed(bundle, before, history)}
+            opened[behind] = open_graph(str(bundle.file(bundle.graphs[behind].file)))
     opened["naive"] = open_graph(_exported(load_model(bundle), feeds["naive"]))
     scores = {name: opened[name].run(["scores"], feed)[0] for name, feed in feeds.items()}
     took_s: dict[str, list[float]] = {name: [] for name in feeds}
@@ -98,12 +91,26 @@ def measure(bundle: Bundle, candidates: int, records: int, turns: int) -> dict[s
         **{f"{name}_ms": round(took * 1e3, 3) for name, took in median.items()},
         **{
             f"{name} / naive": round(median[name] / median["naive"], 3)
-            for name in ("rank", "projected")
+            for name in feeds
+            if name != "naive"
         },
-        "largest_difference": max(
-            float(np.abs(scores[name] - scores["naive"]).max()) for name in ("rank", "projected")
-        ),
+        "largest_difference": {
+            name: float(np.abs(found - scores["naive"]).max())
+            for name, found in scores.items()
+            if name != "naive"
+        },
     }
+
+
+def projected_feed(bundle: Bundle, graph: str, history: Feed) -> Feed:
+    """What that graph makes of a history; what it puts before its events is of any time."""
+    project = open_graph(str(bundle.file(bundle.graphs[graph].file)))
+    names = [port.name for port in project.get_outputs()]
+    events = {name: part for name, part in history.items() if name != "timestamps"}
+    made: Feed = dict(zip(names, project.run(names, events), strict=True))
+    times = history["timestamps"]
+    leading = made["offsets"].shape[1] - times.shape[1]
+    return {"timestamps": np.pad(times, ((0, 0), (leading, 0))), **made}
 
 
 def _request(bundle: Bundle, candidates: int, records: int) -> tuple[Feed, Feed]:

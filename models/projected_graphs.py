@@ -7,6 +7,7 @@ candidates against them as `rank` does against records.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,16 @@ def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
 
     `offsets` say where each token's rows begin in the table of time gaps: 0 for an event's.
     """
+    layers, offsets = projections(w, g)
+    for depth, (keys, values) in enumerate(layers):
+        g.output(keys, f"keys_{depth}", "float32", "batch", "tokens", w.wide)
+        g.output(values, f"values_{depth}", "float32", "batch", "tokens", w.width)
+    g.output(offsets, "offsets", "int32", "batch", "tokens")
+    return g
+
+
+def projections(w: GraphWeights, g: GraphBuilder) -> tuple[Sequence[tuple[str, str]], str]:
+    """Of each layer wide keys (batch, tokens, wide) and values (batch, tokens, width); offsets."""
     past = read_events(w, g)
     items = g.add("Reshape", past.items, g.ints(-1))
     known = known_of(w, g, items, past.records)
@@ -43,16 +54,16 @@ def project(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:
         before = g.add("Expand", g.add("Unsqueeze", before, g.ints(0)), each)
         return g.add("Concat", before, g.add("Reshape", tokens, rows), axis=1)
 
-    for name, tokens, leading in zip(
-        ("keys", "values"), (keys, values), w.leading(VECTOR), strict=True
-    ):
-        for depth, part in enumerate(parts_of(g, w.spec.layers, tokens, axis=0)):
-            whole = behind(leading[depth], part)
-            g.output(whole, f"{name}_{depth}", "float32", "batch", "tokens", leading.shape[-1])
+    kinds = zip((keys, values), w.leading(VECTOR), strict=True)
+    both = (
+        [behind(leading[depth], part) for depth, part in enumerate(parts)]
+        for leading, parts in (
+            (leading, parts_of(g, w.spec.layers, tokens, axis=0)) for tokens, leading in kinds
+        )
+    )
     untimed = np.full(VECTOR, len(w.gaps(0)), np.int32)
     timed = g.add("Sub", fed.states[0], fed.states[0])
-    g.output(behind(untimed, timed), "offsets", "int32", "batch", "tokens")
-    return g
+    return list(zip(*both, strict=True)), behind(untimed, timed)
 
 
 def projected(w: GraphWeights, g: GraphBuilder) -> GraphBuilder:

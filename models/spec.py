@@ -35,6 +35,9 @@ FOUND = ("project", "found")
 #: them, because each holds the items' vectors once more.
 PROJECTED = ("project", "projected")
 
+#: The same in 8 bits, in bundles of one head where that keeps law 1.
+PROJECTED_INT8 = ("project_int8", "projected_int8")
+
 #: Fields that a manifest leaves out at their defaults, as those written before them do.
 OPTIONAL = {
     "history": 0,

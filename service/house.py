@@ -13,7 +13,7 @@ from cache.base import Cache, Sweeps
 from cache.errors import BadCacheUrl, CacheError, CacheMismatch, CacheUnavailable
 from cache.open import open_cache
 from models.bundle import BundleError, load_bundle
-from models.spec import PROJECTED
+from models.spec import PROJECTED, PROJECTED_INT8
 from service.admission import Admission
 from service.answer_log import AnswerLog, open_answer_log
 from service.auth import Guard
@@ -300,12 +300,19 @@ def make_model(
         settings.buckets == "on"
         or (settings.buckets == "auto" and settings.provider.lower() != "cpu")
     )
+    also = PROJECTED if settings.near_mib and not has_buckets else ()
+    if stage == "rank" and settings.compute == "int8":
+        if has_buckets or any(graph not in bundle.graphs for graph in PROJECTED_INT8):
+            raise StartError(
+                f"{path}: int8 is for bundles of one head (`marmot train --heads 1`) on the CPU"
+            )
+        also = PROJECTED_INT8
     engine = Engine(
         bundle,
         provider=settings.provider,
         threads=threads,
         buckets=Buckets(bundle.spec.attends) if has_buckets else None,
-        also=PROJECTED if settings.near_mib and not has_buckets else (),
+        also=also,
     )
     batcher = Batcher(
         engine,

@@ -26,7 +26,7 @@ from service.job import Lane
 from service.keeper import keep_rows
 from service.memory import AWAY, BEHIND, QUARANTINED, STALE, TRIMMED, Memory, nothing_known
 from service.near import Near
-from service.projecting import project
+from service.projecting import projected
 from service.question import Question
 from service.rebuild import plan_rebuild, rebuild
 from service.stale import Stale
@@ -100,7 +100,7 @@ class Memories:
         if not self._cache.is_elsewhere or request.history is not None:
             return None
         known = self._near.get(_key(question), now_s)
-        if known is None or known.memory.ready is None or not question.model.projects:
+        if known is None or known.memory.ready is None or not question.model.projected:
             return None
         last, events = known.snapshot, question.events
         if last.version < (request.min_version or 0) or not last.would_answer(
@@ -157,10 +157,9 @@ class Memories:
     async def _met_again(self, question: Question, key: tuple[str, str], known: Known) -> Memory:
         """What is remembered of a user who was asked about before, from now on with projections."""
         memory, spec = known.memory, question.model.spec
-        if memory.ready is None and question.model.projects and question.is_usual:
+        if memory.ready is None and question.model.projected and question.is_usual:
             question.check_deadline()
-            events = {name: part[np.newaxis] for name, part in memory.feed.items()}
-            memory.ready = await project(events, question, {}, each=memory.events)
+            memory.ready = await projected(memory, question)
             grown = Known(known.snapshot, memory, memory.events * spec.ready_bytes)
             self._near.put(key, grown, self._clock())
         return memory

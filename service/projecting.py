@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from service.job import Array, Job, Lane
+from service.memory import Memory
 from service.question import Question
 
 EVENT_COST = 60
@@ -14,7 +15,12 @@ EVENT_COST = 60
 
 
 async def project(
-    events: Mapping[str, Array], question: Question, sizes: Mapping[str, int], *, each: int
+    events: Mapping[str, Array],
+    question: Question,
+    sizes: Mapping[str, int],
+    *,
+    each: int,
+    graph: str = "project",
 ) -> dict[str, Array]:
     """Keys and values of events (rows, …), `each` row so many, as the graphs behind read them.
 
@@ -22,7 +28,7 @@ async def project(
     """
     rows, times = len(events["items"]), events["timestamps"]
     cost = EVENT_COST * each
-    job = Job("project", events, sizes, Lane.RANK, question.deadline, rows=rows, cost=cost)
+    job = Job(graph, events, sizes, Lane.RANK, question.deadline, rows=rows, cost=cost)
     made = await question.model.batcher.submit(job)
     question.timings.queue += job.queue_s
     question.timings.run += job.run_s
@@ -30,3 +36,11 @@ async def project(
         leading = made["offsets"].shape[1] - times.shape[1]
         times = np.pad(times, [(0, 0), (leading, 0)])
     return {"timestamps": times, **made}
+
+
+async def projected(memory: Memory, question: Question) -> dict[str, Array]:
+    """Keys and values of the newest events that ranking attends to."""
+    feed, count = memory.newest(question.model.spec.attends)
+    events = {name: part[np.newaxis] for name, part in feed.items()}
+    graph = question.model.projected[0]
+    return await project(events, question, {}, each=count, graph=graph)

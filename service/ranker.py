@@ -18,6 +18,7 @@ from service.features import Candidates
 from service.job import Array, Job, Lane, cost_of
 from service.memory import Memory
 from service.metrics import Metrics
+from service.projecting import projected
 from service.question import Question
 from service.reception import Reception
 from service.registry import Model, Registry
@@ -167,8 +168,9 @@ class Ranker:
         asked = {"candidates": candidates, "timestamp": np.asarray(question.timestamp)}
         if memory.slots is not None:
             job = _found_job(question, memory.feed, asked, memory.slots, lane)
-        elif question.model.projects and memory.ready is not None:
-            job = _ready_job("projected", question, memory.ready, asked, lane)
+        elif question.model.projected and (memory.ready or question.model.is_int8):
+            kept = memory.ready or await projected(memory, question)
+            job = _ready_job(question.model.projected[1], question, kept, asked, lane)
         elif (ready := await sought(question, memory)) is not None:
             job = _ready_job("found", question, ready, asked, lane)
         else:

@@ -10,7 +10,7 @@ import xxhash
 
 from cache.base import Layout
 from models.bundle import Bundle
-from models.spec import PROJECTED, Spec
+from models.spec import PROJECTED, PROJECTED_INT8, Spec
 from service.admission import Admission
 from service.batcher import Batcher
 from service.engine import Engine
@@ -51,6 +51,10 @@ class Use:
             await self._left.wait()
 
 
+#: How far probabilities from cached rows may be from those of a whole timeline (law 1).
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """One bundle, ready to run."""
@@ -68,8 +72,11 @@ class Model:
     spec: Spec = field(init=False)
     version: str = field(init=False)
     fingerprint: str = field(init=False)
-    #: Whether it can keep keys and values of users who come again.
-    projects: bool = field(init=False)
+    #: The graphs that make keys and values and rank over them, which are kept of users who come
+    #: again; empty where there are none.
+    projected: tuple[str, ...] = field(init=False)
+    #: How far an answer may be from what is computed in full (law 1).
+    tolerance: float = field(init=False)
     #: As it stands in every answer.
     name: dict[str, str] = field(init=False)
 
@@ -79,11 +86,19 @@ class Model:
         object.__setattr__(self, "spec", bundle.spec)
         object.__setattr__(self, "version", bundle.version)
         object.__setattr__(self, "fingerprint", bundle.fingerprint)
-        object.__setattr__(self, "projects", all(map(self.engine.has, PROJECTED)))
+        pairs = (pair for pair in (PROJECTED_INT8, PROJECTED) if all(map(self.engine.has, pair)))
+        object.__setattr__(self, "projected", next(pairs, ()))
+        dtypes = (bundle.spec.cache_dtype, "int8" if self.is_int8 else "float32")
+        object.__setattr__(self, "tolerance", max(TOLERANCE[dtype] for dtype in dtypes))
         object.__setattr__(self, "name", name)
 
     def __repr__(self) -> str:
         return f"<Model {self.version}, {self.use.count} with it>"
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it ranks in 8 bits: then over projections always, so that answers are alike."""
+        return self.projected == PROJECTED_INT8
 
     @classmethod
     def of(

@@ -13,11 +13,8 @@ from service.errors import StartError
 from service.features import History
 from service.job import Array, Job, Lane
 from service.rebuild import Plan, fields_of, rebuild
-from service.registry import Model
+from service.registry import TOLERANCE, Model
 from service.summaries import Adding, fed
-
-#: How far probabilities from cached rows may be from those of a whole timeline (law 1).
-TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 2e-2}
 
 MOST_EVENTS = 200
 CANDIDATES = 16

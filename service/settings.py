@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     playground: bool = Field(True, description="the pages / and /status")
     open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
     provider: str = "cpu"
+    compute: Literal["float32", "int8"] = Field(
+        "float32", description="arithmetic of ranking; int8 for bundles of one head, on the CPU"
+    )
     threads: int = Field(0, ge=0, description="engine threads per worker; 0 = share of the CPUs")
     buckets: Literal["auto", "on", "off"] = Field(
         "auto", description="pad runs to few shapes, kept on the device; auto: not on the CPU"

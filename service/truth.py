@@ -21,7 +21,6 @@ from service.features import History
 from service.job import Array, Job, Lane
 from service.rebuild import fields_of, plan_rebuild, rebuild
 from service.registry import Model
-from service.selftest import TOLERANCE
 
 PATIENCE_S = 1.0
 """After so long a check is given up: its runs have waited behind too many others."""
@@ -81,7 +80,7 @@ class Truth:
             return "away", None
         differences = np.nan_to_num(np.abs(scores - answered.scores), nan=1.0)
         difference = float(differences.max())
-        is_equal = difference <= TOLERANCE[answered.model.spec.cache_dtype]
+        is_equal = difference <= answered.model.tolerance
         return "equal" if is_equal else "different", difference
 
     async def _scores_in_full(self, answered: Answered) -> Array:

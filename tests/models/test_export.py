@@ -119,7 +119,7 @@ def test_pytorchs_own_export_gives_the_same_scores(tmp_path: Path) -> None:
     """What the bench of graphs compares computes one thing, over records and over projections."""
     whole = load_bundle(make_bundle(tmp_path / "bundle", depth=2, tasks=("like",)))
     told = measure(whole, candidates=7, records=5, turns=1)
-    assert told["largest_difference"] <= 1e-5
+    assert max(told["largest_difference"].values()) <= 1e-5
     assert min(told["naive_ms"], told["rank_ms"], told["projected_ms"]) > 0
 
 
