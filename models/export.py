@@ -261,7 +261,7 @@ def _prove_projected(
 
 
 def _keeps_int8(model: RankingModel, runs: Mapping[str, ort.InferenceSession]) -> bool:
-    """Whether graphs in 8 bits are there and stay within the law for int8 on random timelines."""
+    """Whether what graphs in 8 bits there are stay within int8's law on random timelines."""
     if PROJECTED_INT8[0] not in runs:
         return True
     random = np.random.default_rng(0)

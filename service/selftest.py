@@ -43,8 +43,13 @@ async def warm_up(model: Model) -> None:
 
 
 async def self_test(model: Model) -> None:
-    """Scores over rows appended bit by bit equal scores over rows encoded at once."""
+    """Scores over rows appended bit by bit equal scores over rows encoded at once.
+
+    And those in 8 bits are near those in float32.
+    """
     spec = model.spec
+    if model.is_int8:
+        await asyncio.to_thread(_test_int8, model)
     if spec.summary:
         await _test_summary(model)
     if not spec.cached_depths:
@@ -58,6 +63,29 @@ async def self_test(model: Model) -> None:
     full = await _scores(model, history, fields_of(whole[-spec.window :]))
     cached = await _scores(model, history, fields_of(appended[-spec.window :]))
     _compare(model, full, cached)
+
+
+def _test_int8(model: Model) -> None:
+    """On the bundle's example, near enough to float32 here too.
+
+    The export has proven the graphs, maybe on another processor: integer products may saturate
+    where there are no instructions for them.
+    """
+    example, engine, graphs = model.bundle.example(), model.engine, model.bundle.graphs
+    project, projected = model.projected
+    events = {port.name: example[port.name] for port in graphs[project].inputs}
+    made = engine.run(project, events)
+    leading = made["offsets"].shape[1] - events["items"].shape[1]
+    times = np.pad(example["timestamps"], [(0, 0), (leading, 0)])
+    asked = {name: example[name] for name in ("candidates", "timestamp")}
+    scores = engine.run(projected, {**asked, **made, "timestamps": times})["scores"]
+    exact = engine.run("rank", {port.name: example[port.name] for port in graphs["rank"].inputs})
+    found, allowed = float(np.abs(scores - exact["scores"]).max()), TOLERANCE["int8"]
+    if not found <= allowed:
+        raise StartError(
+            f"{model.bundle.path}: scores in int8 differ from float32's by {found:.2g} on this "
+            f"processor, {allowed:g} is allowed; refused"
+        )
 
 
 async def _test_summary(model: Model) -> None:

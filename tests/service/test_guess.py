@@ -21,6 +21,16 @@ def two(serve: Callable[..., Running], redis_server: Any) -> tuple[Running, Runn
     return serve(cache=redis_server.url), serve(cache=redis_server.url)
 
 
+def written_elsewhere(one: Running, other: Running) -> tuple[Running, int]:
+    """`one` has met the user often enough to guess, and `other` wrote them since: their version."""
+    first, second = events_of("u", 2)
+    other.post(first)
+    for _ in range(3):
+        one.rank("u", ITEMS, timestamp=NOW)
+    version: int = other.post(second)[0]["version"]
+    return one, version
+
+
 def test_what_another_process_wrote_is_seen(two: tuple[Running, Running]) -> None:
     """Events through one, ranking through the other: every answer is of all that was posted."""
     one, other = two
@@ -36,13 +46,8 @@ def test_what_another_process_wrote_is_seen(two: tuple[Running, Running]) -> Non
 
 def test_a_guess_that_does_not_hold_was_tried(two: tuple[Running, Running]) -> None:
     """Else the test above would show nothing."""
-    one, other = two
-    first, second = events_of("u", 2)
-    other.post(first)
-    for _ in range(3):
-        one.rank("u", ITEMS, timestamp=NOW)
+    one, _ = written_elsewhere(*two)
     before = one.runs
-    other.post(second)
     one.rank("u", ITEMS, timestamp=NOW)
     assert one.runs["projected"] == before["projected"] + 1
     assert one.runs["rank"] == before["rank"] + 1
@@ -61,12 +66,7 @@ def test_what_nobody_can_confirm_is_not_told(serve: Callable[..., Any], own_redi
 
 def test_an_answer_of_a_least_version_is_not_guessed(two: tuple[Running, Running]) -> None:
     """What is near is older than the caller knows the user to be."""
-    one, other = two
-    first, second = events_of("u", 2)
-    other.post(first)
-    for _ in range(3):
-        one.rank("u", ITEMS, timestamp=NOW)
-    version = other.post(second)[0]["version"]
+    one, version = written_elsewhere(*two)
     before = one.runs
     answer = one.rank("u", ITEMS, timestamp=NOW, min_version=version)
     assert answer["cache"]["version"] == version

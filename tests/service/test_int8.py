@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from models.bundle import load_bundle
+from models.spec import PROJECTED_INT8
+from service.batcher import Batcher
+from service.engine import Engine
 from service.errors import StartError
 from service.house import make_model
+from service.registry import Model
+from service.selftest import self_test
 from service.settings import read_settings
 from tests.bundles import make_bundle
 from tests.servers import Running
@@ -88,3 +96,28 @@ def test_float32_is_told_to_keep_its_own_law(serve: Callable[..., Running], one_
     for _ in range(3):
         running.rank("u", ITEMS, timestamp=NOW)
     assert not {"project_int8", "projected_int8"} & running.runs.keys()
+
+
+class SaturatedEngine(Engine):
+    """An engine on a processor whose integer products saturate."""
+
+    def run(self, graph: str, feed: Any) -> dict[str, Any]:
+        outputs = super().run(graph, feed)
+        if graph == PROJECTED_INT8[1]:
+            outputs = {name: 0.5 * array for name, array in outputs.items()}
+        return outputs
+
+
+@pytest.mark.parametrize(("kind", "is_refused"), [(Engine, False), (SaturatedEngine, True)])
+async def test_a_processor_that_cannot_is_refused(
+    kind: type[Engine], one_head: Path, *, is_refused: bool
+) -> None:
+    """The start-up self-test compares with float32 on the processor that will rank."""
+    bundle = load_bundle(one_head)
+    engine = kind(bundle, also=PROJECTED_INT8)
+    refused = pytest.raises(StartError, match="scores in int8 differ from float32's")
+    try:
+        with refused if is_refused else nullcontext():
+            await self_test(Model.of(bundle, engine, Batcher(engine)))
+    finally:
+        engine.close()
